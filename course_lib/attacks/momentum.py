@@ -1,0 +1,55 @@
+"""The momentum iterative method, MI-FGSM, and ensembles in logits. Taught in lesson 05."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.ascent import Callback, Update, ascend
+from course_lib.gradients import Loss, cross_entropy
+from course_lib.norms import check_ball, project_box, steepest
+
+
+def momentum_step(step_size: float, eps: float, norm: str, mu: float) -> Update:
+    """The update of Dong et al.: accumulate l1-normalised gradients, then step along their sum."""
+
+    def update(
+        x_t: Tensor, gradient: Tensor, x: Tensor, g: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        size = gradient.flatten(1).abs().sum(1).view(-1, *[1] * (gradient.dim() - 1))
+        # A zero gradient adds nothing; dividing by its size would make NaN of the momentum.
+        unit = gradient / torch.where(size > 0, size, torch.ones_like(size))
+        g = unit if g is None else mu * g + unit
+        return project_box(x_t + step_size * steepest(g, norm), x, eps, norm), g
+
+    return update
+
+
+def mifgsm(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int = 10,
+    step_size: float | None = None, mu: float = 1.0, norm: str = "linf",
+    target: Tensor | None = None, loss: Loss = cross_entropy, early_stop: bool = False,
+    callback: Callback | None = None,
+) -> Tensor:
+    """I-FGSM with a memory of past gradients, which carries it to other networks.
+
+        g_(t+1) = mu * g_t + grad_x L / ||grad_x L||_1
+        x_(t+1) = Pi(x_t + alpha * sign(g_(t+1)))        alpha = eps / steps
+
+    With mu = 0 it is I-FGSM.
+
+    Shape, Raises: as `fgsm`; also ValueError for a negative mu.
+    Reference: Dong et al. 2018, equations 6 and 7.
+    Lesson: 05.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+    >>> bool((mifgsm(model, x, y, eps=0.1) - x).abs().max() <= 0.1 + 1e-6)
+    True
+    """
+    check_ball(eps, norm)
+    if not mu >= 0:
+        raise ValueError(f"mu = {mu}: the decay factor must be >= 0 (the paper uses 1)")
+    alpha = eps / max(steps, 1) if step_size is None else step_size
+    return ascend(model, x, y, update=momentum_step(alpha, eps, norm, mu), steps=steps,
+                  target=target, loss=loss, early_stop=early_stop, callback=callback).x_adv

@@ -1,0 +1,97 @@
+"""Many small steps: I-FGSM, and PGD with its random start and restarts. Taught in lesson 04."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.ascent import Callback, Update, ascend
+from course_lib.gradients import Loss, cross_entropy
+from course_lib.norms import check_ball, project_box, steepest, uniform_ball
+
+
+def gradient_step(step_size: float, eps: float, norm: str) -> Update:
+    """The update x_(t+1) = Pi(x_t + alpha * steepest(grad)), Pi onto eps-ball and box."""
+
+    def update(x_t: Tensor, gradient: Tensor, x: Tensor, state: None) -> tuple[Tensor, None]:
+        return project_box(x_t + step_size * steepest(gradient, norm), x, eps, norm), state
+
+    return update
+
+
+def ifgsm(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int = 10,
+    step_size: float | None = None, norm: str = "linf", target: Tensor | None = None,
+    loss: Loss = cross_entropy, early_stop: bool = False, callback: Callback | None = None,
+) -> Tensor:
+    """FGSM in many small steps, each from where the last one ended.
+
+        x_0 = x,   x_(t+1) = Pi(x_t + alpha * sign(grad_x L(theta, x_t, y)))
+
+    with alpha = eps / steps unless `step_size` says otherwise; towards a target the sign turns.
+
+    Shape, Raises: as `fgsm`. early_stop, callback: see `course_lib.ascent.ascend`.
+    Reference: Kurakin, Goodfellow, Bengio 2017, section 2.2.
+    Lesson: 04.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+    >>> bool((ifgsm(model, x, y, eps=0.1) - x).abs().max() <= 0.1 + 1e-6)
+    True
+    """
+    check_ball(eps, norm)
+    alpha = eps / max(steps, 1) if step_size is None else step_size
+    return ascend(model, x, y, update=gradient_step(alpha, eps, norm), steps=steps, target=target,
+                  loss=loss, early_stop=early_stop, callback=callback).x_adv
+
+
+def pgd(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int = 10,
+    step_size: float | None = None, norm: str = "linf", target: Tensor | None = None,
+    loss: Loss = cross_entropy, random_start: bool = True, restarts: int = 1,
+    generator: torch.Generator | None = None, early_stop: bool = False,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Projected gradient descent: I-FGSM from a random point of the ball, again where it failed.
+
+        x_0 = Pi(x + r), r uniform in the eps-ball,   x_(t+1) = Pi(x_t + alpha * sign(grad_x L))
+
+    with alpha = 2.5 * eps / steps unless `step_size` says otherwise, so that the far side of the
+    ball is in reach. A restart attacks only images that no earlier one has fooled.
+
+    Shape, Raises: as `fgsm`; also ValueError without a generator where a random start needs one.
+    Reference: Madry et al. 2018, section 2.1.
+    Lesson: 04.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+    >>> x_adv = pgd(model, x, y, eps=0.1, generator=torch.Generator().manual_seed(0))
+    >>> bool((x_adv - x).abs().max() <= 0.1 + 1e-6)
+    True
+    """
+    check_ball(eps, norm)
+    if restarts < 1:
+        raise ValueError(f"restarts = {restarts}: an attack starts at least once")
+    if restarts > 1 and not random_start:
+        raise ValueError("restarts need random_start=True: without it each one repeats the first")
+    if random_start and generator is None:
+        raise ValueError("a random start needs generator=course_lib.generator(seed)")
+    alpha = 2.5 * eps / max(steps, 1) if step_size is None else step_size
+    x_adv = x
+    left = torch.arange(len(x), device=x.device)
+    for _ in range(restarts):
+        start = x
+        if random_start:
+            # Drawn for the whole batch, however few are left: an image's noise is its own.
+            noise = uniform_ball(x.shape, eps, norm, generator).to(x)
+            start = project_box(x + noise, x, eps, norm)
+        result = ascend(
+            model, x[left], y[left], update=gradient_step(alpha, eps, norm), steps=steps,
+            start=start[left], target=None if target is None else target[left], loss=loss,
+            early_stop=early_stop, callback=callback,
+        )
+        x_adv = x_adv.index_copy(0, left, result.x_adv)
+        left = left[~result.fooled]
+        if not len(left):
+            break
+    return x_adv

@@ -1,0 +1,193 @@
+"""Gradients with respect to the image: a context that leaves no trace on the model, and losses.
+
+Taught in lesson 03.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@contextmanager
+def attacking(model: nn.Module) -> Iterator[nn.Module]:
+    """Lend a model to an attack: eval mode, parameters frozen; everything restored on exit.
+
+    Eval mode keeps batch-norm statistics and dropout still. Frozen parameters save the backward
+    pass the work of weight gradients, which no attack needs. Each sub-module's own mode comes
+    back, also when the attack raises.
+
+    Lesson: 03.
+
+    >>> model = nn.Dropout().train()
+    >>> with attacking(model): print(model.training)
+    False
+    >>> model.training
+    True
+    """
+    modes = {module: module.training for module in model.modules()}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        model.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield model
+    finally:
+        # Straight to the attribute: module.train(mode) would overwrite the children's modes.
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """L = -log softmax(z)_y for each image, the loss that networks are trained with.
+
+    Shape: logits [n, classes], y [n] -> [n].
+    Lesson: 03.
+
+    >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
+    tensor([0.6931])
+    """
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """L = max over k != y of z_k, minus z_y: above zero exactly when the prediction is not y.
+
+    It does not saturate where the cross-entropy's gradient vanishes in float32.
+
+    Shape: logits [n, classes], y [n] -> [n].
+    Reference: Carlini and Wagner 2017, f_6 without its floor.
+    Lesson: 04.
+
+    >>> margin(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    tensor([-2.])
+    """
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.amax(1) - logits.gather(1, y[:, None]).squeeze(1)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio: the margin divided by z_(1) - z_(3), so no rescaling hides it.
+
+        L = -(z_y - max over k != y of z_k) / (z_(1) - z_(3)),  z_(k) the k-th largest logit
+
+    Shape: logits [n, classes >= 3], y [n] -> [n].
+    Raises: ValueError below three classes.
+    Reference: Croce and Hein 2020, equation 6.
+    Lesson: 04, 07.
+
+    >>> dlr(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0]))
+    tensor([-0.6667])
+    """
+    if logits.shape[1] < 3:
+        raise ValueError("dlr needs at least three classes: use loss=margin for a two-class model")
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
+
+
+def objective(logits: Tensor, y: Tensor, target: Tensor | None, loss: Loss) -> Tensor:
+    """What an attack climbs: the loss of the true label, or minus the loss of the target. [n]"""
+    return loss(logits, y) if target is None else -loss(logits, target)
+
+
+def logits_and_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None,
+    loss: Loss = cross_entropy, *, check: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """One forward and one backward pass: the logits at x, and the gradient of the objective there.
+
+    The objective is summed over the batch, not averaged, so an image's gradient is its own.
+    Call it inside `attacking`, which freezes the parameters. Only an attack's first pass needs
+    `check`: looking at the logits' values makes the program wait for the GPU.
+
+    Shape: x [n, ...], y and target [n] -> logits [n, classes], gradient [n, ...]; both detached.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        if check:
+            check_logits(logits.detach(), y, target)
+        (gradient,) = torch.autograd.grad(objective(logits, y, target, loss).sum(), x)
+    return logits.detach(), gradient
+
+
+def input_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, *, target: Tensor | None = None,
+    loss: Loss = cross_entropy,
+) -> Tensor:
+    """Backpropagation to the image instead of the weights: the gradient of L(theta, x, y) in x.
+
+    With a target, the gradient of -L(theta, x, target): climbing always means attacking.
+
+    Shape: x [n, channels, rows, columns], y and target [n] -> like x, detached.
+    Raises: ValueError for bad images, labels or logits (see `check_images`).
+    Lesson: 03.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> input_gradient(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 2])).shape
+    torch.Size([2, 1, 2, 2])
+    """
+    check_images(model, x, y, target)
+    with attacking(model):
+        return logits_and_gradient(model, x, y, target, loss, check=True)[1]
+
+
+def check_images(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None) -> None:
+    """Raise a ValueError that says what is wrong with images or labels, and what to do."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = getattr(x, "dtype", type(x).__name__)
+        raise ValueError(f"images must be a float tensor, not {kind}: use x.float() / 255")
+    if x.dim() != 4:
+        raise ValueError(f"images must be [batch, channels, rows, columns], not {tuple(x.shape)}: "
+                         "add a batch dimension with x[None]")
+    if not len(x):
+        raise ValueError("the batch is empty: give at least one image")
+    low, high = torch.aminmax(x)
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images must lie in [0, 1], these reach from {low:.4g} to {high:.4g}: "
+                         "divide 0-255 images by 255, and leave normalisation to the model")
+    parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.device != x.device:
+        raise ValueError(f"images are on {x.device}, the model on {parameter.device}: "
+                         "move one with .to(device)")
+    for name, labels in (("y", y), ("target", target)):
+        if labels is not None:
+            _check_labels(name, labels, x)
+    if target is not None and bool((target == y).any()):
+        raise ValueError("a target equals its image's label: choose another class as target")
+
+
+def _check_labels(name: str, labels: Tensor, x: Tensor) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.dim() != 1:
+        raise ValueError(f"{name} must be an int64 tensor of shape [batch]: "
+                         f"use torch.tensor([...]), got {getattr(labels, 'dtype', type(labels))}")
+    if len(labels) != len(x):
+        raise ValueError(f"{len(x)} images but {len(labels)} labels in {name}: give one per image")
+    if labels.device != x.device:
+        raise ValueError(f"{name} is on {labels.device}, the images on {x.device}: "
+                         "move one with .to(device)")
+
+
+def check_logits(logits: Tensor, y: Tensor, target: Tensor | None = None) -> None:
+    """Raise a ValueError when what the model returned cannot be logits for these labels."""
+    if logits.dim() != 2 or len(logits) != len(y):
+        raise ValueError(f"the model must return logits [batch, classes], not {tuple(logits.shape)}")
+    if not bool(logits.isfinite().all()):
+        raise ValueError("the model returned NaN or infinite logits: check its weights and input")
+    classes = logits.shape[1]
+    for name, labels in (("y", y), ("target", target)):
+        if labels is not None and not bool(((labels >= 0) & (labels < classes)).all()):
+            raise ValueError(f"{name} holds labels outside 0 … {classes - 1}, "
+                             f"the model has {classes} classes")
+    sums = logits.sum(1)
+    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
+        raise ValueError("the model returns probabilities (every row is >= 0 and sums to 1): "
+                         "attack the logits, the layer before the softmax")

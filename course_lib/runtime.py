@@ -1,0 +1,127 @@
+"""Where and how the course runs: device, seeds, budget, front end, progress, clocks."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU. `COURSE_DEVICE=cpu` hides the GPU."""
+    wanted = os.environ.get("COURSE_DEVICE")
+    if wanted:
+        return torch.device(wanted)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def generator(seed: int) -> torch.Generator:
+    """A source of random numbers of its own, on the CPU, so that every machine draws the same.
+
+    >>> bool(torch.rand(1, generator=generator(0)) == torch.rand(1, generator=generator(0)))
+    True
+    """
+    return torch.Generator().manual_seed(seed)
+
+
+def quick() -> bool:
+    """True in the quick budget (the default); `COURSE_BUDGET=full` asks for the papers' sizes."""
+    return _choice("COURSE_BUDGET", ("quick", "full")) == "quick"
+
+
+def lecture() -> bool:
+    """True when `COURSE_MODE=lecture`: larger figures, recorded results for anything slow."""
+    return _choice("COURSE_MODE", ("student", "lecture")) == "lecture"
+
+
+def live() -> bool:
+    """True when a browser can show widgets; False under nbval, nbconvert and in scripts.
+
+    A kernel cannot ask its front end, but Jupyter Server, VS Code and Colab each leave a mark in
+    the environment. `COURSE_WIDGETS=1` or `0` overrides the guess.
+    """
+    override = os.environ.get("COURSE_WIDGETS")
+    if override is not None:
+        return override == "1"
+    return any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
+
+
+def setup(lesson: int) -> None:
+    """Prepare a notebook: seeds, figure style; prints one line that says what it found.
+
+    This is the only place of the library that touches the global random state. Safe to run twice.
+    """
+    import numpy as np
+
+    from course_lib import plots
+
+    torch.manual_seed(lesson)
+    np.random.seed(lesson)
+    random.seed(lesson)
+    plots.use_style()
+    where = device()
+    name = (torch.cuda.get_device_name(where) if where.type == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads")
+    budget = "quick" if quick() else "full"
+    mode = ", lecture mode" if lecture() else ""
+    print(f"Lesson {lesson:02d} runs on: {name} · {budget} budget{mode} · PyTorch {torch.__version__}")
+
+
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
+    """Iterate with a progress bar that appears after two seconds, and only where somebody looks."""
+    if not live():
+        return items
+    from tqdm.auto import tqdm
+
+    return tqdm(items, desc=label, total=total, delay=2.0, leave=False)
+
+
+class Stopwatch:
+    """Seconds since the block began; fixed once it has ended."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._end: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return (self._end or time.perf_counter()) - self._start
+
+    def stop(self) -> None:
+        self._end = time.perf_counter()
+
+
+@contextmanager
+def timed() -> Iterator[Stopwatch]:
+    """Time a block, waiting for the GPU at both ends.
+
+    >>> with timed() as clock: _ = torch.ones(3).sum()
+    >>> clock.seconds >= 0
+    True
+    """
+    _wait_for_gpu()
+    clock = Stopwatch()
+    try:
+        yield clock
+    finally:
+        _wait_for_gpu()
+        clock.stop()
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _choice(variable: str, allowed: tuple[str, ...]) -> str:
+    value = os.environ.get(variable, allowed[0])
+    if value not in allowed:
+        raise ValueError(f"{variable}={value!r} is unknown; use one of {', '.join(allowed)}")
+    return value
