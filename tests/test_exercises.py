@@ -42,10 +42,11 @@ def step_diagnosis(fn):
 
 
 def example(**changes) -> Exercise:
-    fields = dict(
-        id="99.1", title="one step", stub=STUB, solution=reference, diagnose=step_diagnosis,
-        hints=("first", "second", "third"), praise="The step fills the ball.",
-    )
+    fields = {
+        "id": "99.1", "title": "one step", "stub": STUB, "solution": reference,
+        "hints": ("first", "second", "third"), "diagnose": step_diagnosis,
+        "praise": "The step fills the ball.",
+    }
     return Exercise(**(fields | changes))
 
 
@@ -293,7 +294,7 @@ def test_works_while_gradients_are_off(say):
 
 def test_function_without_source_and_wrapped_function(say):
     namespace: dict[str, object] = {}
-    exec("def step(model, x, y, eps): return x", namespace)
+    exec("def step(model, x, y, eps): return x", namespace)  # noqa: S102
     assert "nothing was attacked" in say(namespace["step"])
     assert say(functools.partial(reference)).startswith("✓")
 
@@ -333,7 +334,7 @@ def test_solution_shows_source(capsys, monkeypatch):
 
 def test_solved_source_runs_by_itself(say):
     namespace: dict[str, object] = {}
-    exec(exercises.solved_source("99.1"), namespace)
+    exec(exercises.solved_source("99.1"), namespace)  # noqa: S102
     assert say(namespace["step"]).startswith("✓")
 
 
@@ -421,12 +422,17 @@ sys.modules[module.__name__] = module
 """
 
 
+FAILING = """def step(model, x, y, eps):
+    from IPython.display import display
+    display(1)
+    return 1 / 0"""
+
+
 def test_in_a_notebook():
     cells = [
         KERNEL_SETUP,
         STUB, 'check("99.1", step)',
-        "def step(model, x, y, eps):\n    from IPython.display import display\n"
-        "    display(1)\n    return 1 / 0", 'check("99.1", step)',
+        FAILING, 'check("99.1", step)',
         "def step(model, x, y, eps):\n    print('noise')\n    return x + 1",
         'check("99.1", step)',
         'hint("99.1")',

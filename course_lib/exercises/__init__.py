@@ -178,7 +178,7 @@ def _examine(exercise: Exercise, fn: Function) -> str | None:
             return exercise.diagnose(fn)
     except KeyboardInterrupt:
         return "it was interrupted while it ran. Does your loop come to an end?"
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 a student's code may raise anything
         return _explain(error, fn)
 
 
@@ -221,17 +221,19 @@ def _silence() -> contextlib.AbstractContextManager:
 
 
 # Messages of PyTorch that beginners cannot read, and the idea behind each.
-_MEANING = (
-    ("does not require grad", "The loss does not depend on a tensor that tracks gradients: "
-     "start from x.clone().requires_grad_()."),
-    ("leaf Variable that requires grad", "Build a new tensor instead of changing x in place."),
-    ("backward through the graph a second", "Compute the loss anew before each gradient."),
-    ("grad can be implicitly created only for scalar", "Sum the losses of the batch first."),
-    ("appears to not have been used in the graph", "Compute the loss from the very tensor whose "
-     "gradient you ask for."),
-    ("'NoneType' object", "Something is None: x.grad is filled only by backward(), and only on a "
-     "tensor with requires_grad."),
-)
+_MEANING = {
+    "does not require grad":
+        "The loss does not depend on a tensor that tracks gradients: start from "
+        "x.clone().requires_grad_().",
+    "leaf Variable that requires grad": "Build a new tensor instead of changing x in place.",
+    "backward through the graph a second": "Compute the loss anew before each gradient.",
+    "grad can be implicitly created only for scalar": "Sum the losses of the batch first.",
+    "appears to not have been used in the graph":
+        "Compute the loss from the very tensor whose gradient you ask for.",
+    "'NoneType' object":
+        "Something is None: x.grad is filled only by backward(), and only on a tensor with "
+        "requires_grad.",
+}
 
 
 def _explain(error: BaseException, fn: Function) -> str:
@@ -239,7 +241,7 @@ def _explain(error: BaseException, fn: Function) -> str:
     what = _one_line(str(error).strip().split("\n")[0])
     what = f"{type(error).__name__}: {what}" if what else type(error).__name__
     what = textwrap.shorten(what, 220, placeholder=" …").rstrip(".")
-    meaning = next((f" {m}" for sign, m in _MEANING if sign in str(error)), "")
+    meaning = next((f" {m}" for sign, m in _MEANING.items() if sign in str(error)), "")
     frame = _student_frame(error, fn)
     if frame is not None:
         line = f' "{frame.line}"' if frame.line else ""

@@ -1,0 +1,467 @@
+"""Figures of the course: plain functions from tensors to a matplotlib Figure, in one style.
+
+Titles are sentences that say what to see; the caller writes them. Colours are those of Okabe and
+Ito, told apart by the colour-blind; markers and line styles repeat the difference in grey.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from course_lib import runtime
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+Numbers = Sequence[float] | Tensor | np.ndarray
+
+BLUE, VERMILLION, GREEN, BLACK, ORANGE, PURPLE = COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#000000", "#E69F00", "#CC79A7",
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+_HATCHES = ("", "//", "..", "xx", "\\\\", "++")
+_WIDTH = 10.0  # inches: every figure is as wide as the page
+
+
+def use_style() -> None:
+    """Set the style of the course; lecture mode makes text, lines and pictures larger."""
+    lecture = runtime.lecture()
+    font = 19 if lecture else 13
+    plt.rcParams.update({
+        "figure.dpi": 110 if lecture else 80,
+        "savefig.dpi": "figure",
+        "figure.constrained_layout.use": True,
+        "font.size": font,
+        "axes.titlesize": font,
+        "axes.labelsize": font,
+        "figure.titlesize": font * 1.15,
+        "figure.titleweight": "bold",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#DDDDDD",
+        "lines.linewidth": 3.0 if lecture else 2.2,
+        "lines.markersize": 9.0 if lecture else 7.0,
+        "legend.frameon": False,
+        "image.cmap": "cividis",
+        "image.interpolation": "nearest",
+        "axes.prop_cycle": (cycler(color=COLOURS) + cycler(marker=_MARKERS)
+                            + cycler(linestyle=_LINES)),
+    })
+
+
+# --- images -------------------------------------------------------------------------------------
+
+def names(
+    prediction: tuple[Tensor, Tensor], classes: Sequence[str], truth: Tensor | None = None
+) -> list[str]:
+    """Captions "tabby cat 93 %" from predicted labels and confidences.
+
+    With `truth`, a mark in front says whether the prediction is right.
+
+    >>> names((torch.tensor([1, 0]), torch.tensor([0.93, 0.4])), ["cat", "dog"], torch.tensor([1, 1]))
+    ['✓ dog\\n93 %', '✗ cat\\n40 %']
+    """
+    labels, confidences = (t.tolist() for t in prediction)
+    marks = [""] * len(labels)
+    if truth is not None:
+        marks = ["✓ " if a == b else "✗ " for a, b in zip(labels, truth.tolist(), strict=True)]
+    return [f"{mark}{classes[label]}\n{percent(confidence)}"
+            for mark, label, confidence in zip(marks, labels, confidences, strict=True)]
+
+
+def percent(share: float) -> str:
+    """A probability as whole per cent, without claiming 0 or 100 that it is not.
+
+    >>> percent(0.934), percent(0.0004), percent(0.9999)
+    ('93 %', '< 1 %', '> 99 %')
+    """
+    if 0 < share < 0.005:
+        return "< 1 %"
+    return "> 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+
+
+def images(
+    x: Tensor, captions: Sequence[str] | None = None, *, title: str = "",
+    columns: int | None = None,
+) -> Figure:
+    """Images side by side, `columns` in a row (at most six unless told), captions under them.
+
+    Shape: x [n, 1 or 3, rows, columns] in [0, 1].
+    """
+    columns = columns or min(len(x), 6)
+    rows = math.ceil(len(x) / columns)
+    fig, axes = _grid(rows, columns, x, [captions or []] * rows)
+    for i, image in enumerate(x):
+        _picture(axes.flat[i], image, captions[i] if captions else "", columns)
+    _headline(fig, title)
+    return fig
+
+
+def attack_rows(
+    x: Tensor, x_adv: Tensor, captions: Sequence[str], captions_adv: Sequence[str], *,
+    amplify: float | None = None, title: str = "",
+) -> Figure:
+    """What an attack did: original, perturbation amplified around mid-grey, adversarial image.
+
+    One image stands in one row, as a sum; several stand in columns, at most six. The amplification
+    is written beside the perturbation; left out, it is as large as the grey scale allows.
+
+    Shape: x, x_adv [n, 1 or 3, rows, columns] in [0, 1].
+    """
+    delta = x_adv - x
+    amplify = amplify or amplification(delta)
+    kinds = ("original", f"perturbation\n× {amplify:g}", "adversarial")
+    pictures = (x, amplified(delta, amplify), x_adv)
+    captions = [*captions], [""] * len(x), [*captions_adv]
+    if len(x) == 1:
+        fig, axes = _grid(1, 3, x, [captions[0] + captions[2]], extra=0.4)
+        fig.get_layout_engine().set(wspace=0.12)
+        for axis, kind, picture, caption in zip(axes[0], kinds, pictures, captions, strict=True):
+            _picture(axis, picture[0], caption[0], 3)
+            axis.set_title(kind.replace("\n", " "))
+        for axis, sign in zip(axes[0, 1:], "+=", strict=True):
+            axis.text(-0.07, 0.5, sign, transform=axis.transAxes, ha="center", va="center",
+                      fontsize="xx-large")
+    else:
+        fig, axes = _grid(3, len(x), x, captions, tallest=1.6)
+        for row, kind, picture, caption in zip(axes, kinds, pictures, captions, strict=True):
+            for axis, image, text in zip(row, picture, caption, strict=True):
+                _picture(axis, image, text, len(x))
+            row[0].set_ylabel(kind, visible=True)
+    _headline(fig, title)
+    return fig
+
+
+def amplified(delta: Tensor, by: float) -> Tensor:
+    """A perturbation as a picture: mid-grey where it is zero, `by` times as strong elsewhere.
+
+    >>> amplified(torch.tensor([-0.01, 0.0, 1.0]), 10)
+    tensor([0.4000, 0.5000, 1.0000])
+    """
+    return (0.5 + by * delta).clamp(0, 1)
+
+
+def amplification(delta: Tensor) -> float:
+    """The largest round factor by which a perturbation still fits around mid-grey.
+
+    >>> amplification(torch.tensor([8 / 255]))
+    10
+    """
+    largest = delta.abs().max().item()
+    return max([k for k in (1, 2, 5, 10, 20, 50, 100) if k * largest <= 0.5], default=1)
+
+
+def array(image: Tensor) -> np.ndarray:
+    """An image [1 or 3, rows, columns] in [0, 1] as uint8 [rows, columns, 3] for screens."""
+    pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+
+
+# --- curves, bars, matrices ---------------------------------------------------------------------
+
+def curves(
+    x: Numbers, lines: Mapping[str, Numbers], *, title: str = "", xlabel: str = "",
+    ylabel: str = "", logx: bool = False,
+) -> Figure:
+    """Lines with markers, each named at its right end."""
+    fig, axis = plt.subplots(figsize=(_WIDTH, 5))
+    x = _numbers(x)
+    ends = []
+    for name, values in lines.items():
+        (line,) = axis.plot(x, _numbers(values))
+        ends.append((_numbers(values)[-1], name, line.get_color()))
+    if logx:
+        axis.set_xscale("log")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    _name_ends(axis, x[-1], ends)
+    _headline(fig, title)
+    return fig
+
+
+def accuracy_curve(
+    eps: Numbers, lines: Mapping[str, Numbers], *, title: str = "",
+    xlabel: str = "eps in grey levels of 255", ylabel: str = "accuracy in %",
+) -> Figure:
+    """Accuracy (or success) in % against eps; the scale always runs from 0 to 100."""
+    fig = curves(eps, lines, title=title, xlabel=xlabel, ylabel=ylabel)
+    fig.axes[0].set_ylim(-3, 103)
+    return fig
+
+
+def bars(
+    labels: Sequence[str], groups: Mapping[str, Numbers], *, title: str = "", xlabel: str = "",
+    form: str = "{:.0f}",
+) -> Figure:
+    """Horizontal bars with their values; several groups stand beneath each other, named below.
+
+    One group needs no name: `bars(labels, {"": values})`.
+    """
+    thick = 0.8 / len(groups)
+    fig, axis = plt.subplots(figsize=(_WIDTH, 1.6 + 0.5 * len(labels) * max(1, len(groups) * 0.75)))
+    places = np.arange(len(labels))
+    for i, (name, values) in enumerate(groups.items()):
+        values = _numbers(values)
+        drawn = axis.barh(places + (i - (len(groups) - 1) / 2) * thick, values, thick * 0.92,
+                          color=COLOURS[i], hatch=_HATCHES[i], edgecolor="white", label=name)
+        axis.bar_label(drawn, [form.format(v) for v in values], padding=4)
+    axis.set_yticks(places, labels)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.margins(x=0.1)
+    axis.set_xlabel(xlabel)
+    if len(groups) > 1:
+        fig.legend(loc="outside lower center", ncols=len(groups))
+    _headline(fig, title)
+    return fig
+
+
+def heatmap(
+    values: Sequence[Sequence[float]] | Tensor | np.ndarray, rows: Sequence[str],
+    columns: Sequence[str], *, title: str = "", xlabel: str = "", ylabel: str = "",
+    form: str = "{:.0f}",
+) -> Figure:
+    """A matrix of numbers on colour, such as attack success in % (source in rows, target in columns)."""
+    grid = np.asarray(_numbers(values))
+    fig, axis = plt.subplots(figsize=(_WIDTH, 1.8 + 0.75 * len(rows)))
+    axis.grid(visible=False)
+    mesh = axis.imshow(grid, aspect="auto", vmin=min(0, grid.min()), vmax=grid.max() or 1)
+    for (i, j), value in np.ndenumerate(grid):
+        ink = "black" if mesh.norm(value) > 0.5 else "white"
+        axis.text(j, i, form.format(value), ha="center", va="center", color=ink)
+    axis.set_xticks(range(len(columns)), [textwrap.fill(c, 14) for c in columns])
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    _headline(fig, title)
+    return fig
+
+
+def loss_plane(
+    u: Numbers, v: Numbers, loss: Tensor | np.ndarray, *, path: Tensor | np.ndarray | None = None,
+    title: str = "", xlabel: str = "", ylabel: str = "",
+) -> Figure:
+    """The loss over a plane through the image, as contours; a path of an attack on top.
+
+    Shape: u [columns], v [rows], loss [rows, columns], path [points, 2] in the units of u and v.
+    """
+    fig, axis = plt.subplots(figsize=(_WIDTH * 0.75, 5.5))
+    axis.grid(visible=False)
+    filled = axis.contourf(_numbers(u), _numbers(v), _numbers(loss), levels=20)
+    axis.contour(filled, colors="white", linewidths=0.5)
+    fig.colorbar(filled, ax=axis, label="loss")
+    if path is not None:
+        path = _numbers(path)
+        axis.plot(path[:, 0], path[:, 1], color="white", marker="o", linestyle="-",
+                  markeredgecolor="black", linewidth=3)
+        for point, name in ((path[0], "start"), (path[-1], "end")):
+            axis.annotate(name, point, (8, 8), textcoords="offset points",
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    _headline(fig, title)
+    return fig
+
+
+def surface(function: Callable[[Tensor], Tensor], u: Tensor, v: Tensor) -> Tensor:
+    """The values of `function` (points [n, 2] to [n]) on the grid u x v: [rows of v, columns of u]."""
+    points = torch.cartesian_prod(v, u).flip(1)
+    return function(points).view(len(v), len(u))
+
+
+# --- balls --------------------------------------------------------------------------------------
+
+def outline(p: float, points: int = 2000) -> Tensor:
+    """The unit circle of the lp norm in the plane, counter-clockwise from (1, 0): [points + 1, 2].
+
+    >>> outline(2, points=4).round(decimals=3).abs().tolist()[:2]
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    t = torch.linspace(0, 2 * math.pi, points + 1, dtype=torch.float64)
+    circle = torch.stack([t.cos(), t.sin()], 1)
+    if p > 2:
+        # Divide out the largest entry first: cos^p underflows for large p.
+        scaled = circle / circle.abs().amax(1, keepdim=True)
+        return scaled if p == math.inf else scaled / scaled.abs().pow(p).sum(1, True).pow(1 / p)
+    return circle.sign() * circle.abs().pow(2 / p)  # dense where the ball has its cusps
+
+
+def nearest(p: float, point: Sequence[float]) -> tuple[float, float]:
+    """The point of the unit ball nearest to `point` in the plane, for any p > 0 (by search)."""
+    target = torch.tensor(point, dtype=torch.float64)
+    if _inside(p, target):
+        return float(target[0]), float(target[1])
+    border = outline(p, points=8000)
+    x, y = border[(border - target).norm(dim=1).argmin()].tolist()
+    return x, y
+
+
+def steepest(p: float, arrow: Sequence[float]) -> tuple[float, float]:
+    """The point of the unit ball that lies furthest along `arrow`, for any p > 0 (by search)."""
+    border = outline(p, points=8000)
+    x, y = border[(border @ torch.tensor(arrow, dtype=torch.float64)).argmax()].tolist()
+    return x, y
+
+
+def _inside(p: float, point: Tensor) -> bool:
+    size = point.abs().max() if p == math.inf else point.abs().pow(p).sum()
+    return bool(size <= 1)
+
+
+def norm_balls(ps: Sequence[float], *, title: str = "") -> Figure:
+    """The unit balls of several norms over each other, each named where it meets the diagonal."""
+    fig, axis = plt.subplots(figsize=(_WIDTH * 0.7, _WIDTH * 0.66))
+    for i, p in enumerate(ps):
+        x, y = outline(p).T.numpy()
+        line, colour = _LINES[i % len(_LINES)], COLOURS[i % len(COLOURS)]
+        axis.plot(x, y, marker="", linestyle=line, color=colour)
+        corner = 2 ** (-1 / p)
+        axis.annotate(f"p = {_p(p)}", (corner, corner), (4, 3), textcoords="offset points",
+                      color=colour, fontweight="bold",
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    _plane(axis, 1.35)
+    _headline(fig, title)
+    return fig
+
+
+def ball_panels(ps: Sequence[float], point: Sequence[float], *, title: str = "") -> Figure:
+    """One unit ball in each panel, with a point outside and the ball's nearest point to it."""
+    texts = 6 * plt.rcParams["font.size"] / 72  # title, panel names, ticks, label
+    fig, axes = plt.subplots(1, len(ps), figsize=(_WIDTH, _WIDTH / len(ps) + texts), sharey=True,
+                             squeeze=False, layout="compressed")
+    for axis, p in zip(axes[0], ps, strict=True):
+        draw_ball(axis, p, point, nearest(p, point))
+        axis.set_title(f"p = {_p(p)}")
+        axis.label_outer()
+    _headline(fig, title)
+    return fig
+
+
+def draw_ball(
+    axis: Axes, p: float, point: Sequence[float], reached: Sequence[float], *, arrow: bool = False
+) -> None:
+    """Draw the unit ball, a point (or an arrow from the origin), and the point of the ball it leads to."""
+    x, y = outline(p).T.numpy()
+    axis.fill(x, y, facecolor="#BBD7EA", edgecolor=BLUE, linewidth=2)
+    if arrow:
+        axis.annotate("", point, (0, 0), arrowprops={"arrowstyle": "-|>", "color": BLACK, "lw": 2,
+                                                     "mutation_scale": 20})
+    else:
+        axis.plot(*zip(point, reached, strict=True), color=BLACK, linestyle=":", marker="")
+        axis.plot(*point, color=BLACK, marker="o", linestyle="")
+    axis.plot(*reached, color=VERMILLION, marker="s", linestyle="", markersize=10)
+    _plane(axis, 1.6)
+
+
+def _plane(axis: Axes, reach: float) -> None:
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$x_1$",
+             ylabel="$x_2$", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+
+
+def _p(p: float) -> str:
+    return "∞" if p == math.inf else f"{p:g}"
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markdown:
+    """A table as Markdown text, so that tests can compare it; round the numbers before.
+
+    >>> print(table(["attack", "paper", "here"], [["FGSM", "99.9 %", "97 %"]]).data)
+    | attack | paper | here |
+    | :--- | :--- | :--- |
+    | FGSM | 99.9 % | 97 % |
+    """
+    from IPython.display import Markdown
+
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"{len(columns)} columns, but the row {row!r} has {len(row)} entries")
+    lines = [columns, [":---"] * len(columns), *rows]
+    return Markdown("\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |"
+        for line in lines))
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+def _numbers(values: object) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+    return np.asarray(values, dtype=float)
+
+
+def _grid(
+    rows: int, columns: int, x: Tensor, captions: Sequence[Sequence[str]], *,
+    tallest: float = math.inf, extra: float = 0.0,
+) -> tuple[Figure, np.ndarray]:
+    """Bare axes for pictures: as wide as the page allows, none higher than `tallest` inches.
+
+    `captions` holds those of each row, so that each row gets the height its text needs.
+    """
+    line = _caption_size(columns) / 72 * 1.3
+    lines = sum(max((_wrap(c, columns).count("\n") + 1 for c in row if c), default=0)
+                for row in captions)
+    picture = min(_cell(columns) * x.shape[2] / x.shape[3], tallest)
+    fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(
+        _cell(columns) * columns, rows * (picture + 0.1) + lines * line + extra + 0.5))
+    for axis in axes.flat:
+        axis.grid(visible=False)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return fig, axes
+
+
+def _cell(columns: int) -> float:
+    """The width in inches that a picture and its caption have."""
+    return min(_WIDTH / columns, 3.3)
+
+
+def _caption_size(columns: int) -> float:
+    return max(9.5, plt.rcParams["font.size"] * min(1, 7 / columns))
+
+
+def _picture(axis: Axes, image: Tensor, caption: str, columns: int) -> None:
+    smooth = "antialiased" if image.shape[-1] > 64 else "nearest"
+    axis.imshow(array(image), interpolation=smooth)
+    axis.set_xlabel(_wrap(caption, columns), fontsize=_caption_size(columns))
+
+
+def _wrap(caption: str, columns: int) -> str:
+    """Break a caption's lines to the width of its picture, two lines for a long class name."""
+    room = max(4, int(_cell(columns) * 72 / (0.62 * _caption_size(columns))))
+    return "\n".join(
+        "\n".join(textwrap.wrap(line, room, max_lines=2, placeholder=" …"))
+        for line in caption.split("\n"))
+
+
+def _headline(fig: Figure, title: str) -> None:
+    """The figure's sentence, at the left, broken to the figure's width."""
+    if title:
+        size = plt.rcParams["figure.titlesize"]
+        room = int(fig.get_figwidth() * 72 / (0.6 * size))
+        fig.suptitle(textwrap.fill(title, room), x=0.01, ha="left")
+
+
+def _name_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
+    """Name lines at their right end, pushed apart where two ends would overlap."""
+    low, high = axis.get_ylim()
+    gap = (high - low) * plt.rcParams["font.size"] * 1.25 / (axis.bbox.height / axis.figure.dpi * 72)
+    ends = sorted(ends)
+    places = [y for y, _, _ in ends]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    overflow = max(0.0, places[-1] - high)
+    for (_, name, colour), y in zip(ends, places, strict=True):
+        axis.annotate(name, (x, y - overflow), (10, 0), textcoords="offset points", va="center",
+                      color=colour, fontweight="bold", annotation_clip=False)
