@@ -23,7 +23,10 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Exercise", "check", "get", "hint", "of_lesson", "solution", "solved_source", "verified"]
+__all__ = [
+    "Exercise", "check", "get", "hint", "of_lesson", "same_code", "show_source", "solution",
+    "solved_source", "verified",
+]
 
 Function = Callable[..., object]
 
@@ -139,8 +142,13 @@ def solution(id: str) -> None:
     exercise = get(id)
     answer = inspect.unwrap(exercise.solution)
     where = "" if _is_own(answer) else f", as it stands in `{answer.__module__}`"
-    code = _without_docstring(_source(answer)) if where else _source(answer)
-    _show(f"**Solution of exercise {id}**, {exercise.title}{where}:\n\n```python\n{code}```")
+    _show(f"**Solution of exercise {id}**, {exercise.title}{where}:")
+    show_source(answer)
+
+
+def show_source(fn: Function) -> None:
+    """Show the code of a function of the library as it runs, without its docstring."""
+    _show(f"```python\n{_without_docstring(_source(fn))}```")
 
 
 def solved_source(id: str) -> str:
