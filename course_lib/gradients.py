@@ -116,7 +116,11 @@ def logits_and_gradient(
         if check:
             check_logits(logits.detach(), y, target)
         (gradient,) = torch.autograd.grad(objective(logits, y, target, loss).sum(), x)
-    return logits.detach(), gradient
+    if check and not bool(gradient.isfinite().all()):
+        raise ValueError("the gradient holds NaN or infinity: the model has an operation without a "
+                         "derivative here, such as the square root of 0; add a small constant")
+    # Should it happen on the way, that pixel waits: one NaN would spread and pass for a success.
+    return logits.detach(), gradient.nan_to_num()
 
 
 def input_gradient(
@@ -167,8 +171,9 @@ def check_images(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None =
 
 def _check_labels(name: str, labels: Tensor, x: Tensor) -> None:
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.dim() != 1:
-        raise ValueError(f"{name} must be an int64 tensor of shape [batch]: "
-                         f"use torch.tensor([...]), got {getattr(labels, 'dtype', type(labels))}")
+        got = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else labels
+        raise ValueError(f"{name} must be an int64 tensor of shape [batch], not {got!r}: "
+                         "use torch.tensor([...])")
     if len(labels) != len(x):
         raise ValueError(f"{len(x)} images but {len(labels)} labels in {name}: give one per image")
     if labels.device != x.device:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from course_lib.ascent import Callback, Update, ascend
 from course_lib.gradients import Loss, cross_entropy
-from course_lib.norms import check_ball, project_box, steepest
+from course_lib.norms import check_ball, climb, project_box
 
 
 def momentum_step(step_size: float, eps: float, norm: str, mu: float) -> Update:
@@ -20,7 +20,7 @@ def momentum_step(step_size: float, eps: float, norm: str, mu: float) -> Update:
         # A zero gradient adds nothing; dividing by its size would make NaN of the momentum.
         unit = gradient / torch.where(size > 0, size, torch.ones_like(size))
         g = unit if g is None else mu * g + unit
-        return project_box(x_t + step_size * steepest(g, norm), x, eps, norm), g
+        return project_box(climb(x_t, g, step_size, norm), x, eps, norm), g
 
     return update
 

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.ascent import Callback, Update, ascend
-from course_lib.gradients import Loss, cross_entropy
-from course_lib.norms import check_ball, project_box, steepest, uniform_ball
+from course_lib.gradients import Loss, check_images, cross_entropy
+from course_lib.norms import check_ball, climb, project_box, uniform_ball
 
 
 def gradient_step(step_size: float, eps: float, norm: str) -> Update:
-    """The update x_(t+1) = Pi(x_t + alpha * steepest(grad)), Pi onto eps-ball and box."""
+    """The update x_(t+1) = Pi(climb(x_t, grad, alpha)), Pi onto eps-ball and box."""
 
     def update(x_t: Tensor, gradient: Tensor, x: Tensor, state: None) -> tuple[Tensor, None]:
-        return project_box(x_t + step_size * steepest(gradient, norm), x, eps, norm), state
+        return project_box(climb(x_t, gradient, step_size, norm), x, eps, norm), state
 
     return update
 
@@ -70,6 +70,7 @@ def pgd(
     True
     """
     check_ball(eps, norm)
+    check_images(model, x, y, target)
     if restarts < 1:
         raise ValueError(f"restarts = {restarts}: an attack starts at least once")
     if restarts > 1 and not random_start:
@@ -77,7 +78,7 @@ def pgd(
     if random_start and generator is None:
         raise ValueError("a random start needs generator=course_lib.generator(seed)")
     alpha = 2.5 * eps / max(steps, 1) if step_size is None else step_size
-    x_adv = x
+    x = x_adv = x.detach()
     left = torch.arange(len(x), device=x.device)
     for _ in range(restarts):
         start = x
