@@ -347,6 +347,13 @@ def ball_panels(ps: Sequence[float], point: Sequence[float], *, title: str = "")
     return fig
 
 
+def ball(p: float, point: Sequence[float], reached: Sequence[float], *, arrow: bool) -> Figure:
+    """One unit ball with a point (or an arrow from the origin) and the point of the ball it leads to."""
+    fig, axis = plt.subplots(figsize=(4.5, 4.5))
+    draw_ball(axis, p, point, reached, arrow=arrow)
+    return fig
+
+
 def draw_ball(
     axis: Axes, p: float, point: Sequence[float], reached: Sequence[float], *, arrow: bool = False
 ) -> None:
@@ -448,8 +455,8 @@ def _wrap(caption: str, columns: int) -> str:
 def _headline(fig: Figure, title: str) -> None:
     """The figure's sentence, at the left, broken to the figure's width."""
     if title:
-        size = plt.rcParams["figure.titlesize"]
-        room = int(fig.get_figwidth() * 72 / (0.6 * size))
+        letter = 0.69 * plt.rcParams["font.size"] / 72  # inches; titles are bold and larger
+        room = int(fig.get_figwidth() / letter)
         fig.suptitle(textwrap.fill(title, room), x=0.01, ha="left")
 
 

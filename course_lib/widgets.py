@@ -1,0 +1,404 @@
+"""Predictions, quizzes and explorers: ipywidgets around the functions that the lessons teach.
+
+Nothing is computed in a callback that a plain function could not compute. Without a browser
+(`runtime.live()` is False) each of them prints its text or draws a still twin instead.
+
+A slider that is dragged does not queue up work: the front end holds back a widget's changes while
+the kernel still works on its last one, and then sends the newest value only.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+import math
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import ipywidgets as ui
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import display
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor, nn
+
+from course_lib import evaluation, plots, runtime
+from course_lib.datasets import Images
+from course_lib.gradients import input_gradient
+from course_lib.norms import norm, project_box, steepest
+
+# --- predictions and quizzes --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Question:
+    """A multiple-choice question. `why` gives for each letter why it is right, or why people guess it."""
+
+    text: str
+    options: Sequence[str]
+    answer: str
+    why: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if self.answer not in self.letters:
+            raise ValueError(f"answer {self.answer!r} is none of {', '.join(self.letters)}")
+        if sorted(self.why) != self.letters:
+            raise ValueError(f"why must have a reason for each of {', '.join(self.letters)}")
+
+    @property
+    def letters(self) -> list[str]:
+        return list(string.ascii_uppercase[:len(self.options)])
+
+    @property
+    def choices(self) -> list[str]:
+        return [f"{a}  {option}" for a, option in zip(self.letters, self.options, strict=True)]
+
+
+@dataclass
+class _Prediction:
+    question: Question
+    guess: str | None = None
+    waiting: list[tuple[ui.HTML, str]] = field(default_factory=list)  # reveals shown before the guess
+
+
+_predictions: dict[str, _Prediction] = {}
+
+
+def predict(
+    id: str, question: str, options: Sequence[str], answer: str, why: Mapping[str, str]
+) -> None:
+    """Ask for a guess before the result is seen; `reveal(id)` gives the answer after the run.
+
+    A locked guess stays locked, also when the cell runs again.
+    """
+    asked = Question(question, options, answer, why)
+    prediction = _predictions.get(id)
+    if prediction is None or prediction.question != asked:
+        prediction = _predictions[id] = _Prediction(asked)
+    if runtime.live():
+        display(_prediction_box(id, prediction))
+    else:
+        print("\n".join([f"Prediction {id} · {question}", *(f"   {c}" for c in asked.choices),
+                         "Decide before you run the next cell."]))
+
+
+def reveal(id: str, measured: str = "") -> None:
+    """After the run: the right answer, what was guessed, and why people guess the others.
+
+    `measured` is a sentence with the number that the lesson just measured. Where no guess is
+    locked yet, the answer waits for it.
+    """
+    if id not in _predictions:
+        raise ValueError(f"there is no prediction {id!r} yet: run the cell that asks it first")
+    prediction = _predictions[id]
+    if not runtime.live():
+        print(_answer_text(id, prediction.question, measured))
+        return
+    place = ui.HTML()
+    place.add_class("course-reveal")
+    prediction.waiting.append((place, measured))
+    _fill(id, prediction)
+    display(place)
+
+
+def quiz(questions: Sequence[Question]) -> None:
+    """Questions with feedback on each option that is tried."""
+    if runtime.live():
+        display(ui.VBox([_quiz_question(i, q) for i, q in enumerate(questions, 1)]))
+        return
+    print("\n\n".join("\n".join([f"{i}. {q.text}", *(f"   {c}" for c in q.choices)])
+                      for i, q in enumerate(questions, 1)))
+
+
+def _prediction_box(id: str, prediction: _Prediction) -> ui.VBox:
+    question = prediction.question
+    radio = _radio(question)
+    button = ui.Button(description="Lock my guess", disabled=True, button_style="primary",
+                       tooltip="Your guess cannot be changed afterwards")
+    said = ui.HTML()
+
+    def lock() -> None:
+        radio.disabled = button.disabled = True
+        said.value = f"Locked: {prediction.guess}. Run the next cell."
+
+    def choose(_: object) -> None:
+        button.disabled = radio.index is None or prediction.guess is not None
+
+    def press(_: object) -> None:
+        prediction.guess = question.letters[radio.index]
+        lock()
+        _fill(id, prediction)
+
+    radio.observe(choose, "index")
+    button.on_click(press)
+    if prediction.guess is not None:
+        radio.index = question.letters.index(prediction.guess)
+        lock()
+    heading = ui.HTML(f"<b>Prediction {html.escape(id)}</b> · {html.escape(question.text)}")
+    box = ui.VBox([heading, radio, ui.HBox([button, said])])
+    box.add_class("course-prediction")
+    return box
+
+
+def _fill(id: str, prediction: _Prediction) -> None:
+    """Write the answer into every reveal on the page, or say what it waits for."""
+    for place, measured in prediction.waiting:
+        if prediction.guess is None:
+            place.value = f"Lock your guess in prediction {html.escape(id)}; the answer follows here."
+        else:
+            text = _answer_text(id, prediction.question, measured, prediction.guess)
+            first, *rest = html.escape(text).split("\n")
+            place.value = f"<b>{first}</b><br>" + "<br>".join(rest)
+
+
+def _answer_text(id: str, question: Question, measured: str, guess: str | None = None) -> str:
+    right = question.options[question.letters.index(question.answer)]
+    verdict = "" if guess is None else \
+        " You were right." if guess == question.answer else f" You guessed {guess}."
+    lines = [f"Prediction {id}: {question.answer} is right, {right}.{verdict}"]
+    if measured:
+        lines.append(measured)
+    # The reader's own guess first, then the right answer, then the others.
+    order = sorted(question.letters, key=lambda a: (a != guess, a != question.answer, a))
+    return "\n".join(lines + [f"   {letter}  {question.why[letter]}" for letter in order])
+
+
+def _quiz_question(number: int, question: Question) -> ui.VBox:
+    radio, said = _radio(question), ui.HTML()
+
+    def answer(_: object) -> None:
+        letter = question.letters[radio.index]
+        mark = "✓ Right." if letter == question.answer else "✗ Not this one."
+        said.value = f"<b>{mark}</b> {html.escape(question.why[letter])}"
+
+    radio.observe(answer, "index")
+    box = ui.VBox([ui.HTML(f"<b>{number}. {html.escape(question.text)}</b>"), radio, said])
+    box.add_class("course-quiz")
+    return box
+
+
+def _radio(question: Question) -> ui.RadioButtons:
+    return ui.RadioButtons(options=question.choices, index=None,
+                           layout=ui.Layout(width="auto", margin="0 0 8px 12px"))
+
+
+# --- the FGSM explorer --------------------------------------------------------------------------
+
+_STILL_LEVELS = (0, 1, 2, 4, 8, 16)
+_AWAY = "away from the label"
+_TOWARDS = "towards a class"
+
+
+def fgsm_explorer(model: nn.Module, images: Images, *, levels: float = 2) -> None:
+    """One FGSM step on an image of your choice, with a slider for eps (in grey levels of 255).
+
+    Its still twin shows the first image at several eps.
+    """
+    if runtime.live():
+        display(FgsmExplorer(model, images, levels=levels).box)
+    else:
+        fgsm_strip(model, images)
+        plt.show()
+
+
+def fgsm_strip(model: nn.Module, images: Images, levels: Sequence[float] = _STILL_LEVELS) -> Figure:
+    """The first image after one FGSM step, for several eps in grey levels of 255."""
+    x, y = images.x[:1], images.y[:1]
+    gradient = input_gradient(model, x, y)
+    x_adv = torch.cat([step(x, gradient, level / 255) for level in levels])
+    captions = plots.names(evaluation.predict(model, x_adv), images.classes,
+                           y.expand(len(levels)))
+    return plots.images(
+        x_adv, [f"eps {level:g}/255\n{name}" for level, name in zip(levels, captions, strict=True)],
+        title=f"One step away from \"{images.classes[y.item()]}\": "
+              "what the network names as eps grows")
+
+
+def step(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
+    """The step of `fgsm` along a gradient that is already known: an eps move costs no backward pass."""
+    return project_box(x + eps * steepest(gradient, "linf"), x, eps, "linf")
+
+
+class FgsmExplorer:
+    """The controls and pictures of the FGSM explorer; `box` is what is displayed."""
+
+    def __init__(self, model: nn.Module, images: Images, *, levels: float = 2) -> None:
+        self.model, self.images = model, images
+        self.classes = _distinct(images.classes)
+        self.gradient = functools.lru_cache(maxsize=64)(self._gradient)
+
+        wide = {"description_width": "5em"}
+        self.image = ui.Dropdown(
+            options=[(f"{i + 1}  {name}", i) for i, name in enumerate(images.names)], value=0,
+            description="image", style=wide)
+        self.eps = ui.FloatSlider(
+            value=levels, min=0, max=16, step=0.25, readout_format=".2f", description="eps",
+            continuous_update=True, style=wide, layout=ui.Layout(width="28em"),
+            tooltip="size of the step in grey levels of 255")
+        self.direction = ui.Dropdown(options=[_AWAY, _TOWARDS], description="direction", style=wide)
+        self.target = ui.Combobox(
+            options=self.classes, placeholder="type a class name", ensure_option=True,
+            description="class", disabled=True, style=wide)
+        self.amplify = ui.Dropdown(
+            options=[(f"× {k}", k) for k in (1, 5, 10, 20, 50)], value=20, description="amplify",
+            style=wide, tooltip="how strongly the perturbation is shown")
+        self.pictures = [ui.Image(format="png") for _ in range(3)]
+        self.captions = [ui.HTML() for _ in range(3)]
+        columns = []
+        for name, picture, caption in zip(("clean", "perturbation", "adversarial"),
+                                          self.pictures, self.captions, strict=True):
+            picture.add_class(f"fgsm-{name}")
+            columns.append(ui.VBox([picture, caption], layout=ui.Layout(margin="0 12px 0 0")))
+        self.box = ui.VBox([
+            ui.HBox([self.image, self.amplify]),
+            ui.HBox([self.direction, self.target]),
+            ui.HBox([self.eps, ui.Label("grey levels of 255")]),
+            ui.HBox(columns, layout=ui.Layout(flex_flow="row wrap")),
+        ])
+        self.box.add_class("fgsm-explorer")
+
+        for control in (self.image, self.direction, self.target):
+            control.observe(self._changed_problem, "value")
+        for control in (self.eps, self.amplify):
+            control.observe(self._changed_step, "value")
+        self._changed_problem()
+
+    @property
+    def chosen(self) -> int | None:
+        """The target class, or None for a step away from the label."""
+        if self.direction.value == _AWAY or self.target.value not in self.classes:
+            return None
+        return self.classes.index(self.target.value)
+
+    def _gradient(self, image: int, target: int | None) -> Tensor:
+        x, y = self.images.x[image:image + 1], self.images.y[image:image + 1]
+        wanted = None if target is None else torch.full_like(y, target)
+        return input_gradient(self.model, x, y, target=wanted)
+
+    def _changed_problem(self, _: object = None) -> None:
+        """Another image or direction: the clean picture changes too."""
+        self.target.disabled = self.direction.value == _AWAY
+        x = self.images.x[self.image.value:self.image.value + 1]
+        self.pictures[0].value = png(x[0])
+        self.captions[0].value = self._caption("original", x)
+        self._changed_step()
+
+    def _changed_step(self, _: object = None) -> None:
+        """Another eps: with the gradient at hand, this costs one forward pass."""
+        index, target = self.image.value, self.chosen
+        label = self.images.y[index].item()
+        if problem := self._problem(target, label):
+            self.captions[1].value = _lines("towards a class", problem)
+            return
+        x = self.images.x[index:index + 1]
+        x_adv = step(x, self.gradient(index, target), self.eps.value / 255)
+        delta = x_adv - x
+        self.pictures[1].value = png(plots.amplified(delta[0], self.amplify.value))
+        self.pictures[2].value = png(x_adv[0])
+        self.captions[1].value = _lines(
+            f"perturbation × {self.amplify.value}",
+            f"l_inf {norm(delta, 'linf').item() * 255:.2f}/255",
+            f"l_2 {norm(delta, 2).item():.2f}")
+        self.captions[2].value = self._caption("adversarial", x_adv, {label, target})
+
+    def _problem(self, target: int | None, label: int) -> str:
+        if target is None and self.direction.value == _TOWARDS:
+            return "Type a class name above."
+        return "This is the image's own label: choose another." if target == label else ""
+
+    def _caption(self, kind: str, x: Tensor, watched: set[int | None] = frozenset()) -> str:
+        """Best class first; then label and target, whose confidence is worth watching too."""
+        confidence = evaluation.logits(self.model, x)[0].softmax(0)
+        best = int(confidence.argmax())
+        shown = [best, *sorted(watched - {best, None})]
+        lines = [f"{self.classes[k]}  {plots.percent(confidence[k].item())}" for k in shown]
+        return _lines(kind, *lines)
+
+
+def _distinct(classes: Sequence[str]) -> list[str]:
+    """Class names that tell classes apart: ImageNet has two cranes."""
+    seen: dict[str, int] = {}
+    names = []
+    for name in classes:
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
+
+
+def _lines(kind: str, first: str, *rest: str) -> str:
+    parts = [html.escape(kind), f"<b>{html.escape(first)}</b>", *map(html.escape, rest)]
+    return f'<div aria-live="polite" style="line-height:1.5">{"<br>".join(parts)}</div>'
+
+
+def png(image: Tensor) -> bytes:
+    """An image as PNG, lossless so that a perturbation survives, enlarged to a readable size.
+
+    The lowest compression is the fastest, and noise does not compress anyway.
+    """
+    picture = Image.fromarray(plots.array(image))
+    side = 336 if runtime.lecture() else 224
+    scale = max(1, side // max(picture.size))
+    if scale > 1:
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+    data = io.BytesIO()
+    picture.save(data, format="PNG", compress_level=1)
+    return data.getvalue()
+
+
+# --- the norm-ball explorer ---------------------------------------------------------------------
+
+_EXPONENTS = (0.3, 0.4, 0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 3, 4, 6, 10, 20, 50, math.inf)
+_NEAREST, _STEEPEST = "nearest point", "steepest step"
+
+
+def norm_ball_explorer() -> None:
+    """The unit ball of l_p in the plane while p moves, and where it sends a point or a gradient.
+
+    Its still twin shows four balls side by side.
+    """
+    if runtime.live():
+        display(NormBallExplorer().box)
+    else:
+        plots.ball_panels([0.5, 1, 2, math.inf], (1.3, 0.6),
+                          title="The nearest point of the ball depends on p")
+        plt.show()
+
+
+class NormBallExplorer:
+    """The controls and the picture of the norm-ball explorer; `box` is what is displayed."""
+
+    def __init__(self) -> None:
+        self.p = ui.SelectionSlider(
+            options=[("∞" if p == math.inf else f"{p:g}", p) for p in _EXPONENTS], value=2,
+            description="p", continuous_update=True)
+        self.x1, self.x2 = (
+            ui.FloatSlider(value=value, min=-1.5, max=1.5, step=0.05, description=name)
+            for name, value in (("x_1", 1.3), ("x_2", 0.6)))
+        self.show = ui.Dropdown(options=[_NEAREST, _STEEPEST], description="show")
+        self.picture, self.caption = ui.Image(format="png"), ui.HTML()
+        self.picture.add_class("norm-ball")
+        controls = ui.VBox([self.p, self.x1, self.x2, self.show, self.caption])
+        self.box = ui.HBox([self.picture, controls], layout=ui.Layout(flex_flow="row wrap"))
+        self.box.add_class("norm-ball-explorer")
+        for control in (self.p, self.x1, self.x2, self.show):
+            control.observe(self._changed, "value")
+        self._changed()
+
+    def _changed(self, _: object = None) -> None:
+        p, point = self.p.value, (self.x1.value, self.x2.value)
+        along = self.show.value == _STEEPEST
+        reached = (plots.steepest if along else plots.nearest)(p, point)
+        fig = plots.ball(p, point, reached, arrow=along)
+        data = io.BytesIO()
+        fig.savefig(data, format="png")
+        plt.close(fig)
+        self.picture.value = data.getvalue()
+        size = norm(torch.tensor([point]), p).item()
+        what = "size of the arrow" if along else "size of the point"
+        notes = [] if p >= 1 else ["For p below 1 the ball has dents, and l_p is no norm."]
+        self.caption.value = _lines(
+            f"{what} in l_p: {size:.2f}",
+            f"{self.show.value}: ({reached[0]:.2f}, {reached[1]:.2f})", *notes)

@@ -1,0 +1,248 @@
+"""Predictions, quizzes and explorers: live with their traits driven by hand, and as still twins."""
+
+from __future__ import annotations
+
+import io
+
+import ipywidgets as ui
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from course_lib import plots, widgets
+from course_lib.attacks import fgsm
+from course_lib.datasets import Images
+
+ASKED = ("3.a", "How many are fooled?", ["none", "half", "nearly all"], "C",
+         {"A": "They look alike.", "B": "It sounds fair.", "C": "The step fits the gradient."})
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(widgets, "_predictions", {})
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the live front end was given."""
+    monkeypatch.setenv("COURSE_WIDGETS", "1")
+    displayed: list[ui.Widget] = []
+    monkeypatch.setattr(widgets, "display", displayed.append)
+    return displayed
+
+
+@pytest.fixture
+def still(monkeypatch):
+    """No front end: nothing may be displayed as a widget."""
+    monkeypatch.setenv("COURSE_WIDGETS", "0")
+
+    def refuse(thing):
+        raise AssertionError(f"displayed {thing}")
+
+    monkeypatch.setattr(widgets, "display", refuse)
+
+
+def parts(box: ui.Widget, kind: type) -> list:
+    found = [box] if isinstance(box, kind) else []
+    return found + [p for child in getattr(box, "children", ()) for p in parts(child, kind)]
+
+
+# --- predictions --------------------------------------------------------------------------------
+
+def test_prediction_without_front_end(still, capsys):
+    widgets.predict(*ASKED)
+    said = capsys.readouterr().out
+    assert "How many are fooled?" in said and "C  nearly all" in said and "right" not in said
+    widgets.reveal("3.a", "Measured: 15 of 17.")
+    said = capsys.readouterr().out
+    assert said.startswith("Prediction 3.a: C is right, nearly all.\nMeasured: 15 of 17.")
+    assert all(reason in said for reason in ASKED[4].values())
+
+
+def test_prediction_locks_and_then_reveals(shown):
+    widgets.predict(*ASKED)
+    widgets.reveal("3.a", "Measured: 15 of 17.")
+    box, answer = shown
+    (radio,), (button,) = parts(box, ui.RadioButtons), parts(box, ui.Button)
+    assert radio.index is None and button.disabled and "Lock your guess" in answer.value
+    radio.index = 1
+    assert not button.disabled and "is right" not in answer.value
+    button.click()
+    assert radio.disabled and button.disabled
+    assert "C is right, nearly all. You guessed B." in answer.value
+    assert answer.value.index("It sounds fair") < answer.value.index("They look alike")
+
+
+def test_locked_guess_survives_running_the_cell_again(shown):
+    widgets.predict(*ASKED)
+    (radio,), (button,) = parts(shown[0], ui.RadioButtons), parts(shown[0], ui.Button)
+    radio.index = 2
+    button.click()
+    widgets.predict(*ASKED)
+    (again,) = parts(shown[1], ui.RadioButtons)
+    assert again.index == 2 and again.disabled
+    widgets.reveal("3.a")
+    assert "You were right." in shown[2].value
+
+
+def test_another_question_starts_afresh(shown):
+    widgets.predict(*ASKED)
+    widgets._predictions["3.a"].guess = "A"
+    widgets.predict(ASKED[0], "Another question?", *ASKED[2:])
+    assert parts(shown[1], ui.RadioButtons)[0].index is None
+
+
+def test_reveal_before_predict():
+    with pytest.raises(ValueError, match="run the cell that asks it first"):
+        widgets.reveal("3.z")
+
+
+@pytest.mark.parametrize("answer, why", [("D", ASKED[4]), ("A", {"A": "only one"})])
+def test_crooked_questions_are_refused(answer, why):
+    with pytest.raises(ValueError):
+        widgets.Question("?", ["a", "b", "c"], answer, why)
+
+
+def test_texts_are_escaped(shown):
+    widgets.predict("3.b", "Is 1 < 2?", ["a < b", "no"], "A", {"A": "a < b", "B": "no"})
+    assert "1 &lt; 2" in parts(shown[0], ui.HTML)[0].value
+
+
+# --- quiz ---------------------------------------------------------------------------------------
+
+QUESTIONS = [widgets.Question(*ASKED[1:]), widgets.Question("Second?", ["yes", "no"], "A",
+                                                            {"A": "Since so.", "B": "Why not."})]
+
+
+def test_quiz_without_front_end(still, capsys):
+    widgets.quiz(QUESTIONS)
+    said = capsys.readouterr().out
+    assert "1. How many" in said and "2. Second?" in said and "Since so" not in said
+
+
+def test_quiz_gives_feedback_per_option(shown):
+    widgets.quiz(QUESTIONS)
+    radio = parts(shown[0], ui.RadioButtons)[1]
+    feedback = parts(shown[0].children[1], ui.HTML)[1]
+    radio.index = 1
+    assert "Not this one" in feedback.value and "Why not." in feedback.value
+    radio.index = 0
+    assert "Right" in feedback.value and "Since so." in feedback.value
+
+
+# --- FGSM explorer ------------------------------------------------------------------------------
+
+@pytest.fixture
+def problem():
+    draw = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5)).eval()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(5, 3 * 32 * 32, generator=draw) * 0.05)
+    x = torch.rand(3, 3, 32, 32, generator=draw)
+    return model, Images(x, torch.tensor([0, 1, 2]), ["cat", "dog", "crane", "crane", "ship"])
+
+
+def pixels(picture: ui.Image) -> np.ndarray:
+    image = np.asarray(Image.open(io.BytesIO(picture.value)))
+    scale = image.shape[0] // 32
+    return image[::scale, ::scale]
+
+
+def test_explorer_shows_what_fgsm_makes(problem):
+    model, images = problem
+    explorer = widgets.FgsmExplorer(model, images)
+    for index, levels, target in ((0, 2, None), (2, 7.5, None), (2, 16, "ship"), (1, 0, "crane (2)")):
+        explorer.image.value = index
+        explorer.direction.value = "away from the label" if target is None else "towards a class"
+        explorer.target.value = target or ""
+        explorer.eps.value = levels
+        wanted = None if target is None else torch.tensor([explorer.classes.index(target)])
+        x, y = images.x[index:index + 1], images.y[index:index + 1]
+        x_adv = fgsm(model, x, y, eps=levels / 255, target=wanted)
+        clean, perturbation, adversarial = map(pixels, explorer.pictures)
+        assert (clean == plots.array(x[0])).all()
+        assert (adversarial == plots.array(x_adv[0])).all()
+        assert (perturbation == plots.array(plots.amplified((x_adv - x)[0], 20))).all()
+
+
+def test_explorer_names_classes_with_confidence(problem):
+    model, images = problem
+    explorer = widgets.FgsmExplorer(model, images)
+    explorer.direction.value = "towards a class"
+    assert "Type a class name" in explorer.captions[1].value
+    explorer.target.value = "cat"
+    assert "own label" in explorer.captions[1].value
+    explorer.target.value = "ship"
+    assert "× 20" in explorer.captions[1].value and "l_inf 2.00/255" in explorer.captions[1].value
+    assert "ship" in explorer.captions[2].value and "%" in explorer.captions[2].value
+    assert not explorer.target.disabled
+    explorer.direction.value = "away from the label"
+    assert explorer.target.disabled
+
+
+def test_moving_eps_needs_no_new_gradient(problem):
+    model, images = problem
+    explorer = widgets.FgsmExplorer(model, images)
+    before = explorer.gradient.cache_info().misses
+    for levels in (1, 3, 9):
+        explorer.eps.value = levels
+        explorer.amplify.value = 10 if levels == 3 else 20
+    assert explorer.gradient.cache_info().misses == before == 1
+
+
+def test_explorer_in_the_browser_can_be_found(shown, problem):
+    assert widgets.fgsm_explorer(*problem) is None
+    (box,) = shown
+    assert "fgsm-explorer" in box._dom_classes
+    (slider,) = parts(box, ui.FloatSlider)
+    assert slider.description == "eps" and slider.continuous_update
+    assert len(parts(box, ui.Image)) == 3
+    assert all(c.description for c in parts(box, (ui.Dropdown, ui.Combobox, ui.FloatSlider)))
+
+
+def test_explorer_has_a_still_twin(still, problem, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
+    assert widgets.fgsm_explorer(*problem) is None
+    text = "\n".join(t.get_text() for t in figures[0].findobj(matplotlib.text.Text))
+    assert "eps = 16/255" in text and "%" in text
+
+
+def test_png_is_exact_and_enlarges_small_images():
+    digit = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0))
+    image = np.asarray(Image.open(io.BytesIO(widgets.png(digit))))
+    assert image.shape == (224, 224, 3)
+    assert (image[::8, ::8] == plots.array(digit)).all()
+
+
+# --- norm-ball explorer -------------------------------------------------------------------------
+
+def test_norm_ball_explorer_moves(shown):
+    widgets.norm_ball_explorer()
+    explorer = widgets.NormBallExplorer()
+    assert "norm-ball-explorer" in shown[0]._dom_classes
+    assert "(0.91, 0.42)" in explorer.caption.value
+    seen = {explorer.picture.value}
+    explorer.p.value = 1
+    assert "size of the point in l_p: 1.90" in explorer.caption.value
+    assert "(0.85, 0.15)" in explorer.caption.value
+    seen.add(explorer.picture.value)
+    explorer.show.value = "steepest step"
+    assert "(1.00, 0.00)" in explorer.caption.value
+    seen.add(explorer.picture.value)
+    explorer.p.value = 0.5
+    assert "no norm" in explorer.caption.value
+    assert len(seen) == 3 and not plt.get_fignums()
+
+
+def test_norm_ball_explorer_has_a_still_twin(still, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
+    widgets.norm_ball_explorer()
+    assert len(figures[0].axes) == 4
