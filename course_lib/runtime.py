@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
+
+RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
 
 
 def device() -> torch.device:
@@ -81,6 +85,42 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterab
     from tqdm.auto import tqdm
 
     return tqdm(items, desc=label, total=total, delay=2.0, leave=False)
+
+
+def recorded(name: str) -> dict:
+    """A recorded result, data/results/<name>.json; its "command" is what wrote it.
+
+    Raises: FileNotFoundError that names the results there are.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in RESULTS.glob("*.json"))) or "none"
+        raise FileNotFoundError(f"no recorded result {name!r}; there are: {there}")
+    return json.loads(path.read_text())
+
+
+def record(name: str, command: str, **values: object) -> Path:
+    """Write data/results/<name>.json as a whole or not at all."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"command": command, **values}, indent=1) + "\n")
+    return part.replace(path)
+
+
+def replay(name: str, measure: Callable[[], T]) -> T:
+    """What `measure()` returns, a value JSON can hold; in lecture mode, as recorded.
+
+    For cells of more than five seconds: a full hall does not wait. `COURSE_RECORD=1` records what
+    is measured, `make record` does so for all lessons.
+    """
+    if lecture() and (RESULTS / f"{name}.json").exists():
+        print("Lecture mode: replayed from a recorded run.")
+        return recorded(name)["value"]
+    value = measure()
+    if os.environ.get("COURSE_RECORD") == "1":
+        record(name, "make record", value=value)
+    return value
 
 
 class Stopwatch:

@@ -10,6 +10,30 @@ from course_lib.gradients import Loss, cross_entropy
 from course_lib.norms import check_ball, climb, project_box
 
 
+class Ensemble(nn.Module):
+    """Several networks as one, fused in their logits: z(x) = sum_k w_k * z_k(x), w_k = 1/K.
+
+    An attack on it must fool all of them, which leaves less room for what is peculiar to one.
+
+    Shape: [n, ...] -> [n, classes].
+    Raises: ValueError without a network.
+    Reference: Dong et al. 2018, equation 8.
+    Lesson: 05.
+
+    >>> Ensemble(nn.Flatten(), nn.Flatten())(torch.ones(1, 1, 1, 2))
+    tensor([[1., 1.]])
+    """
+
+    def __init__(self, *models: nn.Module) -> None:
+        super().__init__()
+        if not models:
+            raise ValueError("an ensemble needs at least one network")
+        self.models = nn.ModuleList(models)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([model(x) for model in self.models]).mean(0)
+
+
 def momentum_step(step_size: float, eps: float, norm: str, mu: float) -> Update:
     """The update of Dong et al.: accumulate l1-normalised gradients, then step along their sum."""
 

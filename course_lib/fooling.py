@@ -1,0 +1,281 @@
+"""Fooling images: pictures outside every class that a network is certain about.
+
+Two encodings of an image as a genome, each a small class with the same three methods, and the
+evolution that drives either. A population is one tensor: it mutates, renders and is judged in
+batches. Taught in lesson 02. Reference: Nguyen, Yosinski, Clune 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.attacks.one_pixel import log_odds
+from course_lib.evolution import Archive
+from course_lib.gradients import attacking
+
+
+class Encoding(Protocol):
+    """How a genome becomes an image, and how genomes begin and mutate."""
+
+    def start(self, n: int, generator: torch.Generator) -> Tensor: ...
+
+    def mutate(self, genomes: Tensor, generator: torch.Generator) -> Tensor: ...
+
+    def render(self, genomes: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Each entry of the image is a gene; children differ by polynomial mutation.
+
+    shape: (channels, rows, columns). rate: the share of genes that mutate. eta: how closely a
+    child resembles its parent (larger is closer).
+    Reference: Deb 2001, polynomial mutation; Nguyen et al. 2015 use rate 0.1 and eta 15.
+    """
+
+    shape: tuple[int, int, int]
+    rate: float = 0.1
+    eta: float = 15.0
+
+    def start(self, n: int, generator: torch.Generator) -> Tensor:
+        """n genomes, uniform noise: [n, channels, rows, columns]."""
+        return torch.rand(n, *self.shape, generator=generator)
+
+    def mutate(self, genomes: Tensor, generator: torch.Generator) -> Tensor:
+        """Children of the same shape; the box is kept by the mutation itself."""
+        u = torch.rand(genomes.shape, generator=generator).to(genomes.device)
+        chosen = torch.rand(genomes.shape, generator=generator).to(genomes.device) < self.rate
+        power = 1 / (self.eta + 1)
+        # The mutation reaches exactly to the nearer border, 0 below and 1 above.
+        down = (2 * u + (1 - 2 * u) * (1 - genomes).pow(self.eta + 1)).pow(power) - 1
+        up = 1 - (2 * (1 - u) + (2 * u - 1) * genomes.pow(self.eta + 1)).pow(power)
+        delta = torch.where(u < 0.5, down, up)
+        return torch.where(chosen, (genomes + delta).clamp(0, 1), genomes)
+
+    def render(self, genomes: Tensor) -> Tensor:
+        """The genome is the image."""
+        return genomes
+
+
+def _sigmoid(z: Tensor) -> Tensor:
+    return 2 * z.sigmoid() - 1
+
+
+def _gaussian(z: Tensor) -> Tensor:
+    return 2 * torch.exp(-z * z) - 1
+
+
+def _linear(z: Tensor) -> Tensor:
+    return z.clamp(-1, 1)
+
+
+ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (torch.sin, _sigmoid, _gaussian, _linear)
+_INPUTS = 4  # x, y, distance from the centre, bias
+
+
+@dataclass(frozen=True)
+class CPPN:
+    """A compositional pattern-producing network: a small graph from a pixel's place to its colour.
+
+        h_k = act_k(sum over j < k of w_kj * h_j),   h_0..3 = x, y, distance, 1
+
+    Slots in a fixed order: four inputs, `hidden` places for neurons, one output a channel. A
+    genome is [slots, 1 + slots]: the slot's activation (an index into sine, sigmoid, gaussian,
+    linear), then its incoming weights; a weight of zero is no connection. The padding lets whole
+    populations of different graphs render as one batched program, at any size.
+
+    shape: (channels, rows, columns) of the rendered image.
+    Reference: Stanley 2007; Nguyen et al. 2015, section 2.3.
+    """
+
+    shape: tuple[int, int, int]
+    hidden: int = 12
+
+    @property
+    def slots(self) -> int:
+        return _INPUTS + self.hidden + self.shape[0]
+
+    def start(self, n: int, generator: torch.Generator) -> Tensor:
+        """n smallest graphs: every output reads the four inputs. [n, slots, 1 + slots]."""
+        genomes = torch.zeros(n, self.slots, 1 + self.slots)
+        outputs = genomes[:, -self.shape[0]:]
+        outputs[:, :, 1:1 + _INPUTS] = 2 * torch.randn(n, self.shape[0], _INPUTS,
+                                                       generator=generator)
+        genomes[:, :, 0] = _random_activations((n, self.slots), generator)
+        return genomes
+
+    def mutate(self, genomes: Tensor, generator: torch.Generator) -> Tensor:
+        """Children: jittered weights and, each with its own chance, one change of the graph."""
+        g = genomes.clone()
+        weights = g[:, :, 1:]
+        for change, chance in ((self._add_neuron, 0.25), (self._delete_neuron, 0.08),
+                               (self._add_connection, 0.3), (self._delete_connection, 0.1)):
+            happens = _uniform((len(g),), generator, g) < chance
+            weights[happens] = change(weights, generator)[happens]
+        changed = _uniform(g.shape[:2], generator, g) < 0.03
+        fresh = _random_activations(g.shape[:2], generator).to(g)
+        g[:, :, 0] = torch.where(changed, fresh, g[:, :, 0])
+        step = torch.randn(weights.shape, generator=generator).to(g)
+        # Small steps refine a picture, rare large ones leave a dead end.
+        size = 0.15 * (6 * _uniform((len(g), 1, 1), generator, g) - 3).exp()
+        jitter = (_uniform(weights.shape, generator, g) < 0.4) & (weights != 0)
+        g[:, :, 1:] = torch.where(jitter, weights + size * step, weights)
+        return g
+
+    def render(self, genomes: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
+        """Images [n, channels, rows, columns] in [0, 1]; any size, not only the encoding's own."""
+        rows, columns = rows or self.shape[1], columns or self.shape[2]
+        values = [v.expand(len(genomes), -1) for v in _places(rows, columns, genomes)]
+        for k in range(_INPUTS, self.slots):
+            # Neurons that no genome of the batch has cost nothing.
+            sources = [j for j in range(k) if _used(genomes[:, k, 1 + j])]
+            z = torch.zeros_like(values[0])
+            for j in sources:
+                z = torch.addcmul(z, genomes[:, k, 1 + j, None], values[j])
+            values.append(_activate(z, genomes[:, k, 0]) if sources else z)
+        image = torch.stack(values[-self.shape[0]:], 1) / 2 + 0.5
+        return image.view(len(genomes), self.shape[0], rows, columns)
+
+    def _exists(self, weights: Tensor) -> Tensor:
+        """Which slots are inputs, outputs or connected neurons. bool [n, slots]"""
+        exists = (weights != 0).any(2)
+        exists[:, :_INPUTS] = True
+        exists[:, -self.shape[0]:] = True
+        return exists
+
+    def _neurons(self, weights: Tensor) -> Tensor:
+        """Which slots are hidden neurons in use. bool [n, slots]"""
+        exists = self._exists(weights)
+        exists[:, :_INPUTS] = False
+        exists[:, -self.shape[0]:] = False
+        return exists
+
+    def _add_connection(self, weights: Tensor, generator: torch.Generator) -> Tensor:
+        exists, slot = self._exists(weights), torch.arange(self.slots, device=weights.device)
+        source = exists & (slot < self.slots - self.shape[0])
+        sink = exists & (slot >= _INPUTS)
+        free = source[:, None] & sink[:, :, None] & (slot < slot[:, None]) & (weights == 0)
+        place, found = _pick(free.flatten(1), generator)
+        value = torch.randn(len(weights), 1, generator=generator).to(weights)
+        flat = weights.flatten(1)
+        return torch.where(found[:, None], flat.scatter(1, place, value), flat).view_as(weights)
+
+    def _delete_connection(self, weights: Tensor, generator: torch.Generator) -> Tensor:
+        place, _ = _pick((weights != 0).flatten(1), generator)
+        return weights.flatten(1).scatter(1, place, 0.0).view_as(weights)
+
+    def _add_neuron(self, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """Split a connection j -> k: a free slot s between them takes it over as j -> s -> k."""
+        place, connected = _pick((weights != 0).flatten(1), generator)
+        k, j = place // self.slots, place % self.slots
+        slot = torch.arange(self.slots, device=weights.device)
+        free = ~self._exists(weights) & (slot > j) & (slot < k)
+        s, found = _pick(free, generator)
+        n = torch.arange(len(weights), device=weights.device)[:, None]
+        split = weights.clone()
+        split[n, s, j], split[n, k, s], split[n, k, j] = weights[n, k, j], 1.0, 0.0
+        return torch.where((connected & found)[:, None, None], split, weights)
+
+    def _delete_neuron(self, weights: Tensor, generator: torch.Generator) -> Tensor:
+        s, found = _pick(self._neurons(weights), generator)
+        n = torch.arange(len(weights), device=weights.device)[:, None]
+        cut = weights.clone()
+        cut[n, s], cut[n, :, s] = 0.0, 0.0
+        return torch.where(found[:, None, None], cut, weights)
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    return torch.rand(tuple(shape), generator=generator).to(like)
+
+
+def _random_activations(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(len(ACTIVATIONS), tuple(shape), generator=generator).float()
+
+
+def _pick(allowed: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One of the allowed places of each row, uniformly: index [n, 1] and whether there is any."""
+    chance = _uniform(allowed.shape, generator, allowed.float()).masked_fill(~allowed, -1)
+    best, index = chance.max(1, keepdim=True)
+    return index, best[:, 0] >= 0
+
+
+def _places(rows: int, columns: int, like: Tensor) -> list[Tensor]:
+    """x and y from -1 to 1, the distance from the centre, and a constant 1; each [1, pixels]."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns),
+                          indexing="ij")
+    places = torch.stack([x, y, torch.hypot(x, y), torch.ones_like(x)]).to(like)
+    return list(places.flatten(1)[:, None].unbind(0))
+
+
+def _used(weights: Tensor) -> bool:
+    return bool((weights != 0).any())
+
+
+def _activate(z: Tensor, kinds: Tensor) -> Tensor:
+    """Each row of z [n, pixels] through its own activation; every row is computed once."""
+    result = torch.zeros_like(z)
+    for kind, activation in enumerate(ACTIVATIONS):
+        rows = (kinds == kind).nonzero()[:, 0]
+        if len(rows):
+            result = result.index_copy(0, rows, activation(z[rows]))
+    return result
+
+
+def evolve(
+    model: nn.Module, encoding: Encoding, *, classes: int, generations: int, children: int = 200,
+    generator: torch.Generator, archive: Archive | None = None, batch_size: int = 200,
+    callback: Callable[[int, Archive], None] | None = None,
+) -> Archive:
+    """MAP-Elites: one champion a class; every child competes in every class.
+
+    Children mutate from champions drawn at random, or begin afresh when there are none. Scores
+    are log odds, log(p / (1 - p)), which order as the confidence p does but do not saturate;
+    `confidence` turns them back.
+
+    Raises: ValueError when children or generations are below 1.
+    Reference: Nguyen, Yosinski, Clune 2015, section 2.3.
+    Lesson: 02.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    >>> archive = evolve(model, Direct((1, 4, 4)), classes=3, generations=2, children=8,
+    ...                  generator=torch.Generator().manual_seed(0))
+    >>> archive.genomes.shape
+    torch.Size([3, 1, 4, 4])
+    """
+    if children < 1 or generations < 1:
+        raise ValueError("evolution needs at least one child and one generation")
+    device = next(model.parameters()).device
+    with attacking(model), torch.no_grad():
+        for generation in range(generations):
+            if archive is None:
+                genomes = encoding.start(children, generator).to(device)
+                archive = Archive.empty(classes, genomes)
+            else:
+                parents = torch.randint(classes, (children,), generator=generator).to(device)
+                genomes = encoding.mutate(archive.genomes[parents], generator)
+            archive.compete(genomes, class_scores(model, encoding, genomes, batch_size))
+            if callback:
+                callback(generation, archive)
+    return archive
+
+
+def class_scores(
+    model: nn.Module, encoding: Encoding, genomes: Tensor, batch_size: int = 200
+) -> Tensor:
+    """Log odds [n, classes] of every class for every rendered genome."""
+    logits = torch.cat([model(encoding.render(part)).float() for part in genomes.split(batch_size)])
+    log_p = logits.log_softmax(1)
+    # log(1 - p) without cancellation: for the top class, from the sum of the others.
+    top = logits.argmax(1)
+    odds = log_p - torch.log1p(-log_p.exp().clamp_max(1 - 1e-6))
+    return odds.scatter(1, top[:, None], log_odds(logits, top)[:, None])
+
+
+def confidence(scores: Tensor) -> Tensor:
+    """The probability p that a score log(p / (1 - p)) stands for."""
+    return scores.sigmoid()
