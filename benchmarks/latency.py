@@ -50,8 +50,8 @@ def measure(moves: int = 60) -> dict[str, tuple[float, float]]:
         explorer.eps.value = levels
 
     kinds = {
-        "eps move, gradient at hand": (move_eps, [0.25 + 0.25 * (i % 60) for i in range(moves)]),
-        "eps move, gradient anew": (move_everything, [15 - 0.25 * (i % 60) for i in range(moves)]),
+        "eps move, gradient at hand": (move_eps, [0.5 + 0.5 * (i % 30) for i in range(moves)]),
+        "eps move, gradient anew": (move_everything, [15 - 0.5 * (i % 30) for i in range(moves)]),
         "new image": (move_image, [(i + 1) % count for i in range(moves)]),
     }
     results = {}

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -103,10 +104,9 @@ def images(
     """
     columns = columns or min(len(x), 6)
     rows = math.ceil(len(x) / columns)
-    fig, axes = _grid(rows, columns, x, [captions or []] * rows)
+    fig, axes = _grid(rows, columns, x, [captions or []] * rows, title)
     for i, image in enumerate(x):
         _picture(axes.flat[i], image, captions[i] if captions else "", columns)
-    _headline(fig, title)
     return fig
 
 
@@ -127,7 +127,7 @@ def attack_rows(
     pictures = (x, amplified(delta, amplify), x_adv)
     captions = [*captions], [""] * len(x), [*captions_adv]
     if len(x) == 1:
-        fig, axes = _grid(1, 3, x, [captions[0] + captions[2]], extra=0.4)
+        fig, axes = _grid(1, 3, x, [captions[0] + captions[2]], title)
         fig.get_layout_engine().set(wspace=0.12)
         for axis, kind, picture, caption in zip(axes[0], kinds, pictures, captions, strict=True):
             _picture(axis, picture[0], caption[0], 3)
@@ -136,12 +136,11 @@ def attack_rows(
             axis.text(-0.07, 0.5, sign, transform=axis.transAxes, ha="center", va="center",
                       fontsize="xx-large")
     else:
-        fig, axes = _grid(3, len(x), x, captions, tallest=1.6)
+        fig, axes = _grid(3, len(x), x, captions, title, tallest=1.6)
         for row, kind, picture, caption in zip(axes, kinds, pictures, captions, strict=True):
             for axis, image, text in zip(row, picture, caption, strict=True):
                 _picture(axis, image, text, len(x))
-            row[0].set_ylabel(kind, visible=True)
-    _headline(fig, title)
+            row[0].set_ylabel(kind)
     return fig
 
 
@@ -327,7 +326,7 @@ def norm_balls(ps: Sequence[float], *, title: str = "") -> Figure:
         axis.plot(x, y, marker="", linestyle=line, color=colour)
         corner = 2 ** (-1 / p)
         axis.annotate(f"p = {_p(p)}", (corner, corner), (4, 3), textcoords="offset points",
-                      color=colour, fontweight="bold",
+                      color=_ink(colour), fontweight="bold",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     _plane(axis, 1.35)
     _headline(fig, title)
@@ -336,12 +335,12 @@ def norm_balls(ps: Sequence[float], *, title: str = "") -> Figure:
 
 def ball_panels(ps: Sequence[float], point: Sequence[float], *, title: str = "") -> Figure:
     """One unit ball in each panel, with a point outside and the ball's nearest point to it."""
-    texts = 6 * plt.rcParams["font.size"] / 72  # title, panel names, ticks, label
+    texts = 5 * plt.rcParams["font.size"] / 72  # title, ticks, label
     fig, axes = plt.subplots(1, len(ps), figsize=(_WIDTH, _WIDTH / len(ps) + texts), sharey=True,
                              squeeze=False, layout="compressed")
     for axis, p in zip(axes[0], ps, strict=True):
         draw_ball(axis, p, point, nearest(p, point))
-        axis.set_title(f"p = {_p(p)}")
+        axis.text(0.05, 0.95, f"p = {_p(p)}", transform=axis.transAxes, va="top", fontweight="bold")
         axis.label_outer()
     _headline(fig, title)
     return fig
@@ -409,8 +408,8 @@ def _numbers(values: object) -> np.ndarray:
 
 
 def _grid(
-    rows: int, columns: int, x: Tensor, captions: Sequence[Sequence[str]], *,
-    tallest: float = math.inf, extra: float = 0.0,
+    rows: int, columns: int, x: Tensor, captions: Sequence[Sequence[str]], title: str,
+    *, tallest: float = math.inf,
 ) -> tuple[Figure, np.ndarray]:
     """Bare axes for pictures: as wide as the page allows, none higher than `tallest` inches.
 
@@ -420,11 +419,14 @@ def _grid(
     lines = sum(max((_wrap(c, columns).count("\n") + 1 for c in row if c), default=0)
                 for row in captions)
     picture = min(_cell(columns) * x.shape[2] / x.shape[3], tallest)
+    width = _cell(columns) * columns
+    title_height = 1.5 * plt.rcParams["font.size"] / 72 * (_broken(title, width).count("\n") + 1)
     fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(
-        _cell(columns) * columns, rows * (picture + 0.1) + lines * line + extra + 0.5))
+        width, rows * (picture + 0.1) + lines * line + 0.2 + title_height))
+    _headline(fig, title)
     for axis in axes.flat:
         axis.grid(visible=False)
-        axis.set(xticks=[], yticks=[])
+        axis.set(xticks=[], yticks=[], anchor="N")  # spare height goes below the caption
         axis.spines[:].set_visible(False)
     return fig, axes
 
@@ -435,7 +437,7 @@ def _cell(columns: int) -> float:
 
 
 def _caption_size(columns: int) -> float:
-    return max(9.5, plt.rcParams["font.size"] * min(1, 7 / columns))
+    return max(9.5, plt.rcParams["font.size"] * min(1, 5 / columns))
 
 
 def _picture(axis: Axes, image: Tensor, caption: str, columns: int) -> None:
@@ -447,17 +449,29 @@ def _picture(axis: Axes, image: Tensor, caption: str, columns: int) -> None:
 def _wrap(caption: str, columns: int) -> str:
     """Break a caption's lines to the width of its picture, two lines for a long class name."""
     room = max(4, int(_cell(columns) * 72 / (0.62 * _caption_size(columns))))
-    return "\n".join(
-        "\n".join(textwrap.wrap(line, room, max_lines=2, placeholder=" …"))
-        for line in caption.split("\n"))
+    lines = []
+    for line in caption.split("\n"):
+        broken = textwrap.wrap(line, room)
+        if len(broken) > 2:
+            broken = [broken[0], broken[1][:room - 1] + "…"]
+        lines += broken
+    return "\n".join(lines)
 
 
 def _headline(fig: Figure, title: str) -> None:
     """The figure's sentence, at the left, broken to the figure's width."""
     if title:
-        letter = 0.69 * plt.rcParams["font.size"] / 72  # inches; titles are bold and larger
-        room = int(fig.get_figwidth() / letter)
-        fig.suptitle(textwrap.fill(title, room), x=0.01, ha="left")
+        fig.suptitle(_broken(title, fig.get_figwidth()), x=0.01, ha="left")
+
+
+def _broken(title: str, width: float) -> str:
+    letter = 0.69 * plt.rcParams["font.size"] / 72  # inches; titles are bold and larger
+    return textwrap.fill(title, int(width / letter))
+
+
+def _ink(colour: str) -> tuple[float, ...]:
+    """A line's colour, darker, for text: light orange letters cannot be read on a projector."""
+    return tuple(0.7 * channel for channel in to_rgb(colour))
 
 
 def _name_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
@@ -471,4 +485,4 @@ def _name_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None
     overflow = max(0.0, places[-1] - high)
     for (_, name, colour), y in zip(ends, places, strict=True):
         axis.annotate(name, (x, y - overflow), (10, 0), textcoords="offset points", va="center",
-                      color=colour, fontweight="bold", annotation_clip=False)
+                      color=_ink(colour), fontweight="bold", annotation_clip=False)

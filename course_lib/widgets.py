@@ -187,24 +187,24 @@ def _radio(question: Question) -> ui.RadioButtons:
 
 # --- the FGSM explorer --------------------------------------------------------------------------
 
-_STILL_LEVELS = (0, 1, 2, 4, 8, 16)
 _AWAY = "away from the label"
 _TOWARDS = "towards a class"
 
 
-def fgsm_explorer(model: nn.Module, images: Images, *, levels: float = 2) -> None:
-    """One FGSM step on an image of your choice, with a slider for eps (in grey levels of 255).
+def fgsm_explorer(model: nn.Module, images: Images, *, largest: int = 16) -> None:
+    """One FGSM step on an image of your choice, with a slider for eps in grey levels of 255.
 
-    Its still twin shows the first image at several eps.
+    The slider ends at `largest`; digits bear far more than photographs. The still twin shows the
+    first image at several eps.
     """
     if runtime.live():
-        display(FgsmExplorer(model, images, levels=levels).box)
+        display(FgsmExplorer(model, images, largest=largest).box)
     else:
-        fgsm_strip(model, images)
+        fgsm_strip(model, images, [0, *(largest / 2**k for k in range(4, -1, -1))])
         plt.show()
 
 
-def fgsm_strip(model: nn.Module, images: Images, levels: Sequence[float] = _STILL_LEVELS) -> Figure:
+def fgsm_strip(model: nn.Module, images: Images, levels: Sequence[float]) -> Figure:
     """The first image after one FGSM step, for several eps in grey levels of 255."""
     x, y = images.x[:1], images.y[:1]
     gradient = input_gradient(model, x, y)
@@ -225,7 +225,7 @@ def step(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
 class FgsmExplorer:
     """The controls and pictures of the FGSM explorer; `box` is what is displayed."""
 
-    def __init__(self, model: nn.Module, images: Images, *, levels: float = 2) -> None:
+    def __init__(self, model: nn.Module, images: Images, *, largest: int = 16) -> None:
         self.model, self.images = model, images
         self.classes = _distinct(images.classes)
         self.gradient = functools.lru_cache(maxsize=64)(self._gradient)
@@ -235,7 +235,7 @@ class FgsmExplorer:
             options=[(f"{i + 1}  {name}", i) for i, name in enumerate(images.names)], value=0,
             description="image", style=wide)
         self.eps = ui.FloatSlider(
-            value=levels, min=0, max=16, step=0.25, readout_format=".2f", description="eps",
+            value=largest / 8, min=0, max=largest, step=0.5, readout_format=".1f", description="eps",
             continuous_update=True, style=wide, layout=ui.Layout(width="28em"),
             tooltip="size of the step in grey levels of 255")
         self.direction = ui.Dropdown(options=[_AWAY, _TOWARDS], description="direction", style=wide)
@@ -300,7 +300,7 @@ class FgsmExplorer:
         self.pictures[2].value = png(x_adv[0])
         self.captions[1].value = _lines(
             f"perturbation × {self.amplify.value}",
-            f"l_inf {norm(delta, 'linf').item() * 255:.2f}/255",
+            f"l_inf {norm(delta, 'linf').item() * 255:.1f}/255",
             f"l_2 {norm(delta, 2).item():.2f}")
         self.captions[2].value = self._caption("adversarial", x_adv, {label, target})
 
@@ -376,7 +376,7 @@ class NormBallExplorer:
             description="p", continuous_update=True)
         self.x1, self.x2 = (
             ui.FloatSlider(value=value, min=-1.5, max=1.5, step=0.05, description=name)
-            for name, value in (("x_1", 1.3), ("x_2", 0.6)))
+            for name, value in (("x₁", 1.3), ("x₂", 0.6)))
         self.show = ui.Dropdown(options=[_NEAREST, _STEEPEST], description="show")
         self.picture, self.caption = ui.Image(format="png"), ui.HTML()
         self.picture.add_class("norm-ball")
