@@ -72,7 +72,8 @@ def names(
 
     With `truth`, a mark in front says whether the prediction is right.
 
-    >>> names((torch.tensor([1, 0]), torch.tensor([0.93, 0.4])), ["cat", "dog"], torch.tensor([1, 1]))
+    >>> labels, confidences = torch.tensor([1, 0]), torch.tensor([0.93, 0.4])
+    >>> names((labels, confidences), ["cat", "dog"], truth=torch.tensor([1, 1]))
     ['✓ dog\\n93 %', '✗ cat\\n40 %']
     """
     labels, confidences = (t.tolist() for t in prediction)
@@ -133,7 +134,7 @@ def attack_rows(
             _picture(axis, picture[0], caption[0], 3)
             axis.set_title(kind.replace("\n", " "))
         for axis, sign in zip(axes[0, 1:], "+=", strict=True):
-            axis.text(-0.07, 0.5, sign, transform=axis.transAxes, ha="center", va="center",
+            axis.text(-0.13, 0.5, sign, transform=axis.transAxes, ha="center", va="center",
                       fontsize="xx-large")
     else:
         fig, axes = _grid(3, len(x), x, captions, title, tallest=1.6)
@@ -232,7 +233,7 @@ def heatmap(
     columns: Sequence[str], *, title: str = "", xlabel: str = "", ylabel: str = "",
     form: str = "{:.0f}",
 ) -> Figure:
-    """A matrix of numbers on colour, such as attack success in % (source in rows, target in columns)."""
+    """A matrix of numbers on colour, such as success in % with sources in rows."""
     grid = np.asarray(_numbers(values))
     fig, axis = plt.subplots(figsize=(_WIDTH, 1.8 + 0.75 * len(rows)))
     axis.grid(visible=False)
@@ -273,7 +274,7 @@ def loss_plane(
 
 
 def surface(function: Callable[[Tensor], Tensor], u: Tensor, v: Tensor) -> Tensor:
-    """The values of `function` (points [n, 2] to [n]) on the grid u x v: [rows of v, columns of u]."""
+    """The values of `function` (points [n, 2] to [n]) on a grid: v in rows, u in columns."""
     points = torch.cartesian_prod(v, u).flip(1)
     return function(points).view(len(v), len(u))
 
@@ -347,7 +348,7 @@ def ball_panels(ps: Sequence[float], point: Sequence[float], *, title: str = "")
 
 
 def ball(p: float, point: Sequence[float], reached: Sequence[float], *, arrow: bool) -> Figure:
-    """One unit ball with a point (or an arrow from the origin) and the point of the ball it leads to."""
+    """One unit ball with a point or an arrow, and the point of the ball that it leads to."""
     fig, axis = plt.subplots(figsize=(4.5, 4.5))
     draw_ball(axis, p, point, reached, arrow=arrow)
     return fig
@@ -356,7 +357,7 @@ def ball(p: float, point: Sequence[float], reached: Sequence[float], *, arrow: b
 def draw_ball(
     axis: Axes, p: float, point: Sequence[float], reached: Sequence[float], *, arrow: bool = False
 ) -> None:
-    """Draw the unit ball, a point (or an arrow from the origin), and the point of the ball it leads to."""
+    """Draw the unit ball, a point (or an arrow from the origin), and the point it leads to."""
     x, y = outline(p).T.numpy()
     axis.fill(x, y, facecolor="#BBD7EA", edgecolor=BLUE, linewidth=2)
     if arrow:
@@ -477,7 +478,8 @@ def _ink(colour: str) -> tuple[float, ...]:
 def _name_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     """Name lines at their right end, pushed apart where two ends would overlap."""
     low, high = axis.get_ylim()
-    gap = (high - low) * plt.rcParams["font.size"] * 1.25 / (axis.bbox.height / axis.figure.dpi * 72)
+    height = axis.bbox.height / axis.figure.dpi * 72  # in points, as font sizes are
+    gap = (high - low) * plt.rcParams["font.size"] * 1.25 / height
     ends = sorted(ends)
     places = [y for y, _, _ in ends]
     for i in range(1, len(places)):

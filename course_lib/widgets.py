@@ -35,7 +35,10 @@ from course_lib.norms import norm, project_box, steepest
 
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question. `why` gives for each letter why it is right, or why people guess it."""
+    """A multiple-choice question.
+
+    `why` gives for each letter why it is right, or why people guess it.
+    """
 
     text: str
     options: Sequence[str]
@@ -61,7 +64,7 @@ class Question:
 class _Prediction:
     question: Question
     guess: str | None = None
-    waiting: list[tuple[ui.HTML, str]] = field(default_factory=list)  # reveals shown before the guess
+    waiting: list[tuple[ui.HTML, str]] = field(default_factory=list)  # reveals on the page
 
 
 _predictions: dict[str, _Prediction] = {}
@@ -147,7 +150,7 @@ def _fill(id: str, prediction: _Prediction) -> None:
     """Write the answer into every reveal on the page, or say what it waits for."""
     for place, measured in prediction.waiting:
         if prediction.guess is None:
-            place.value = f"Lock your guess in prediction {html.escape(id)}; the answer follows here."
+            place.value = f"Lock your guess in prediction {html.escape(id)}: the answer follows."
         else:
             text = _answer_text(id, prediction.question, measured, prediction.guess)
             first, *rest = html.escape(text).split("\n")
@@ -218,7 +221,7 @@ def fgsm_strip(model: nn.Module, images: Images, levels: Sequence[float]) -> Fig
 
 
 def step(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
-    """The step of `fgsm` along a gradient that is already known: an eps move costs no backward pass."""
+    """The step of `fgsm` along a known gradient: moving eps then costs no backward pass."""
     return project_box(x + eps * steepest(gradient, "linf"), x, eps, "linf")
 
 
@@ -235,8 +238,8 @@ class FgsmExplorer:
             options=[(f"{i + 1}  {name}", i) for i, name in enumerate(images.names)], value=0,
             description="image", style=wide)
         self.eps = ui.FloatSlider(
-            value=largest / 8, min=0, max=largest, step=0.5, readout_format=".1f", description="eps",
-            continuous_update=True, style=wide, layout=ui.Layout(width="28em"),
+            value=largest / 8, min=0, max=largest, step=0.5, readout_format=".1f",
+            description="eps", continuous_update=True, style=wide, layout=ui.Layout(width="28em"),
             tooltip="size of the step in grey levels of 255")
         self.direction = ui.Dropdown(options=[_AWAY, _TOWARDS], description="direction", style=wide)
         self.target = ui.Combobox(

@@ -157,7 +157,8 @@ def pixels(picture: ui.Image) -> np.ndarray:
 def test_explorer_shows_what_fgsm_makes(problem):
     model, images = problem
     explorer = widgets.FgsmExplorer(model, images)
-    for index, levels, target in ((0, 2, None), (2, 7.5, None), (2, 16, "ship"), (1, 0, "crane (2)")):
+    moves = (0, 2, None), (2, 7.5, None), (2, 16, "ship"), (1, 0, "crane (2)")
+    for index, levels, target in moves:
         explorer.image.value = index
         explorer.direction.value = "away from the label" if target is None else "towards a class"
         explorer.target.value = target or ""

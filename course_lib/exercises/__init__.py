@@ -186,7 +186,7 @@ def _examine(exercise: Exercise, fn: Function) -> str | None:
             return exercise.diagnose(fn)
     except KeyboardInterrupt:
         return "it was interrupted while it ran. Does your loop come to an end?"
-    except (Exception, SystemExit) as error:  # noqa: BLE001 a student's code may raise anything
+    except (Exception, SystemExit) as error:
         return _explain(error, fn)
 
 
