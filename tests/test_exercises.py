@@ -271,20 +271,24 @@ def test_exit_and_interrupt_are_caught(say):
     assert "interrupted" in say(endless)
 
 
+def numpy_state():
+    return np.random.get_state()[1].copy()  # noqa: NPY002
+
+
 def test_noise_and_global_state_are_contained(say):
     def noisy(model, x, y, eps):
         print("hello")
         print("oh", file=sys.stderr)
         torch.manual_seed(0)
-        np.random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
         random.seed(0)
         torch.set_grad_enabled(False)
         return reference(model, x, y, eps)
 
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    before = torch.get_rng_state(), numpy_state(), random.getstate()
     assert say(noisy).startswith("✓")
     assert torch.equal(before[0], torch.get_rng_state()) and torch.is_grad_enabled()
-    assert (before[1] == np.random.get_state()[1]).all() and before[2] == random.getstate()
+    assert (before[1] == numpy_state()).all() and before[2] == random.getstate()
 
 
 def test_works_while_gradients_are_off(say):
@@ -294,7 +298,7 @@ def test_works_while_gradients_are_off(say):
 
 def test_function_without_source_and_wrapped_function(say):
     namespace: dict[str, object] = {}
-    exec("def step(model, x, y, eps): return x", namespace)  # noqa: S102
+    exec("def step(model, x, y, eps): return x", namespace)
     assert "nothing was attacked" in say(namespace["step"])
     assert say(functools.partial(reference)).startswith("✓")
 
@@ -334,7 +338,7 @@ def test_solution_shows_source(capsys, monkeypatch):
 
 def test_solved_source_runs_by_itself(say):
     namespace: dict[str, object] = {}
-    exec(exercises.solved_source("99.1"), namespace)  # noqa: S102
+    exec(exercises.solved_source("99.1"), namespace)
     assert say(namespace["step"]).startswith("✓")
 
 

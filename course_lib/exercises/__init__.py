@@ -204,7 +204,7 @@ def _undisturbed() -> Iterator[None]:
     """Run foreign code: swallow what it prints, and put the global random state back."""
     import numpy as np
 
-    states = random.getstate(), np.random.get_state()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 what students may seed
     grad = torch.is_grad_enabled()
     try:
         with (torch.random.fork_rng(), torch.enable_grad(), _silence(),
@@ -213,7 +213,7 @@ def _undisturbed() -> Iterator[None]:
             yield
     finally:
         random.setstate(states[0])
-        np.random.set_state(states[1])
+        np.random.set_state(states[1])  # noqa: NPY002
         torch.set_grad_enabled(grad)
 
 
