@@ -1,15 +1,29 @@
-"""The judge: every claim that an image fools a network is decided here, in float32."""
+"""The judge: every claim that an image fools a network is decided here, in float32.
+
+Taught in lesson 04. An attack is any function of (model, x, y) that returns images; attacks of
+the library become one with `functools.partial(pgd, eps=0.1, generator=course_lib.generator(0))`.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from course_lib.gradients import attacking
+from course_lib import runtime
+from course_lib.attacks import fgsm, pgd
+from course_lib.gradients import attacking, check_images, input_gradient, margin
+from course_lib.norms import check_ball, norm, project_box, uniform_ball
 
-_BATCH = 256
+Attack = Callable[..., Tensor]
+
+_SIZE = {"linf": "l_inf", "l2": "l_2", "l1": "l_1", "l0": "l_0"}
 
 
 class Prediction(NamedTuple):
@@ -20,10 +34,10 @@ class Prediction(NamedTuple):
 
 
 @torch.no_grad()
-def logits(model: nn.Module, x: Tensor, batch_size: int = _BATCH) -> Tensor:
+def logits(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits [n, classes] of images [n, channels, rows, columns], in float32, batch by batch."""
     with attacking(model):
-        return torch.cat([model(part).float() for part in x.split(batch_size)])
+        return torch.cat([model(part).float() for part in x.split(batch_size or _batch(x))])
 
 
 def predict(model: nn.Module, x: Tensor) -> Prediction:
@@ -51,3 +65,487 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     1.0
     """
     return 1 - fooled(model, x, y).float().mean().item()
+
+
+def _batch(x: Tensor) -> int:
+    """How many images to handle at once: 256 digits, 55 photographs of 224 x 224."""
+    return max(1, min(256, 2**23 // max(1, x[:1].numel())))
+
+
+# --- robust accuracy ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What `robust_accuracy` found. All accuracies are shares, from 0 to 1.
+
+    clean: accuracy without an attack. robust: with the worst attack for each image.
+    robust_8bit: the same once every adversarial image is rounded to 256 levels, as in a file.
+    per_attack: the accuracy that is left after each attack, in turn. fooled: which images are
+    misclassified, bool [n]. size: the largest l_inf perturbation that was judged.
+    """
+
+    clean: float
+    robust: float
+    robust_8bit: float
+    per_attack: dict[str, float]
+    fooled: Tensor
+    size: float
+
+    def __repr__(self) -> str:
+        wide = max(len("clean"), *(len(name) + 6 for name in self.per_attack))
+        lines = [f"{'clean':{wide}}  {self.clean:6.1%}"]
+        lines += [f"{'after ' + name:{wide}}  {left:6.1%}"
+                  for name, left in self.per_attack.items()]
+        lines.append(f"robust accuracy {self.robust:.1%} on {len(self.fooled)} images; saved with "
+                     f"8 bits {self.robust_8bit:.1%}; largest l_inf perturbation {self.size:.4g}")
+        return "\n".join(lines)
+
+
+def robust_accuracy(
+    model: nn.Module, x: Tensor, y: Tensor, attacks: Sequence[Attack] | Mapping[str, Attack], *,
+    eps: float | None = None, norm: str = "linf", batch_size: int | None = None,
+) -> Report:
+    """The share of images that no attack fools: the worst case for each image.
+
+        robust = mean over images of min over attacks of [f(attack(x)) = y]
+
+    An image that is wrong from the start counts as fooled; each attack sees only the images that
+    are still standing. An attack with a parameter `early_stop` is told to use it. Whatever the
+    attack believes, the verdict is a fresh float32 prediction of the images it returned, which
+    must lie in [0, 1] and, where eps is known, in the ball. It is known if given here, or if the
+    attack is a `functools.partial` that holds it.
+
+    Shape: x [n, channels, rows, columns]; y [n]. attacks: callables of (model, x, y), or names
+    and callables. batch_size: images attacked at once, by default as many as memory allows.
+    Raises: ValueError for bad images, no attacks, or an attack that returns images of another
+    shape, with NaN, outside [0, 1] or outside the ball.
+    Reference: Croce and Hein 2020, section 5, for the worst case over attacks.
+    Lesson: 04, 07.
+
+    >>> model, x = nn.Flatten(), torch.tensor([[[[0.2, 0.9]]], [[[0.5, 0.6]]]])
+    >>> swap = lambda model, x, y: (x + torch.tensor([0.1, -0.1])).clamp(0, 1)
+    >>> robust_accuracy(model, x, torch.tensor([1, 1]), {"swap": swap}).robust
+    0.5
+    """
+    check_images(model, x, y)
+    if not attacks:
+        raise ValueError("no attacks: give a list of callables of (model, x, y)")
+    named = attacks if isinstance(attacks, Mapping) else _named(attacks)
+    clean = fooled(model, x, y)
+    beaten, beaten_8bit = clean.clone(), clean.clone()
+    size, left = 0.0, {}
+    for name, attack in named.items():
+        ball = _ball(attack, eps, norm)
+        for part in _parts(~beaten, batch_size or _batch(x)):
+            x_adv = _impatient(attack)(model, x[part], y[part])
+            size = max(size, _inspected(name, x_adv, x[part], *ball))
+            beaten[part] = fooled(model, x_adv, y[part])
+            beaten_8bit[part] = beaten[part] & fooled(model, eight_bits(x_adv), y[part])
+        left[name] = _share(~beaten)
+    return Report(_share(~clean), _share(~beaten), _share(~beaten_8bit), left, beaten, size)
+
+
+def eight_bits(x: Tensor) -> Tensor:
+    """Images as they come back from a PNG file: rounded to the 256 levels k/255.
+
+    >>> eight_bits(torch.tensor([0.5001]))
+    tensor([0.5020])
+    """
+    return (x * 255).round() / 255
+
+
+def _parts(mask: Tensor, size: int) -> Sequence[Tensor]:
+    """The indices where a mask holds, `size` at a time."""
+    (where,) = torch.nonzero(mask, as_tuple=True)
+    return where.split(size) if len(where) else ()  # an empty tensor splits into one empty part
+
+
+def _share(mask: Tensor) -> float:
+    return mask.double().mean().item()
+
+
+def _named(attacks: Sequence[Attack]) -> dict[str, Attack]:
+    named: dict[str, Attack] = {}
+    for attack in attacks:
+        function = attack.func if isinstance(attack, functools.partial) else attack
+        name = getattr(function, "__name__", type(function).__name__)
+        same = sum(known.split(" (")[0] == name for known in named)
+        named[f"{name} ({same + 1})" if same else name] = attack
+    return named
+
+
+def _ball(attack: Attack, eps: float | None, norm: str) -> tuple[float | None, str]:
+    """The ball an attack has to stay in: as told, else as its partial says, else unknown."""
+    if eps is not None:
+        check_ball(eps, norm)
+        return eps, norm
+    known = attack.keywords if isinstance(attack, functools.partial) else {}
+    return known.get("eps"), known.get("norm", "linf")
+
+
+def _parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(attack).parameters
+    except (TypeError, ValueError):  # a callable written in C does not say
+        return {}
+
+
+def _impatient(attack: Attack) -> Attack:
+    """The attack with early_stop=True, where it has that choice: it changes no success."""
+    has_choice = "early_stop" in _parameters(attack)
+    return functools.partial(attack, early_stop=True) if has_choice else attack
+
+
+def _inspected(name: str, x_adv: Tensor, x: Tensor, eps: float | None, ball: str) -> float:
+    """Refuse what is no image or too far away; else the largest l_inf perturbation."""
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+        got = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise ValueError(f"{name} returned {got}: expected images of shape {tuple(x.shape)}")
+    low, high = torch.aminmax(x_adv)
+    if not (low >= -1e-6 and high <= 1 + 1e-6):
+        raise ValueError(f"{name} returned values from {low:.4g} to {high:.4g}: an image lies in "
+                         "[0, 1]; clamp it")
+    delta = x_adv - x
+    if eps is not None and (size := norm(delta, ball).max().item()) > eps * (1 + 1e-4) + 1e-6:
+        raise ValueError(f"{name} left the ball: {_SIZE[ball]} size {size:.4g} for eps = {eps:.4g}")
+    return norm(delta, "linf").max().item()
+
+
+def accuracy_curve(
+    model: nn.Module, x: Tensor, y: Tensor, levels: Sequence[float], attack: Attack = fgsm, *,
+    norm: str = "linf",
+) -> list[float]:
+    """Accuracy, from 0 to 1, under `attack` at each radius of a list; radius 0 is no attack.
+
+    attack: a callable of (model, x, y, eps=..., norm=...), such as `fgsm`, or `pgd` with its
+    generator: `functools.partial(pgd, generator=course_lib.generator(0))`.
+    Raises: as `robust_accuracy`.
+    Lesson: 04.
+
+    >>> x, y = torch.tensor([[[[0.5, 0.7]]]]), torch.tensor([1])
+    >>> accuracy_curve(nn.Flatten(), x, y, [0, 0.05, 0.2])
+    [1.0, 1.0, 0.0]
+    """
+    def at(eps: float) -> float:
+        named = {f"the attack at eps = {eps:g}": functools.partial(attack, eps=eps, norm=norm)}
+        return robust_accuracy(model, x, y, named, eps=eps, norm=norm).robust
+
+    return [at(eps) for eps in levels]
+
+
+# --- transfer -----------------------------------------------------------------------------------
+
+
+class Transfer(NamedTuple):
+    """Success in % [sources, targets], the names of both, and the number of images."""
+
+    success: Tensor
+    sources: list[str]
+    targets: list[str]
+    images: int
+
+
+def transfer_matrix(
+    sources: Mapping[str, nn.Module], targets: Mapping[str, nn.Module], x: Tensor, y: Tensor, *,
+    attack: Attack,
+) -> Transfer:
+    """How often what fools one network fools another: attack each source once, ask every target.
+
+    Counted over the images that all the networks name correctly. Stopping early would leave the
+    images just across the source's border, so no attack is told to.
+
+    Shape: x [n, channels, rows, columns]; y [n]. attack: a callable of (model, x, y).
+    Raises: ValueError when no image is named correctly by all; else as `robust_accuracy`.
+    Reference: Dong et al. 2018, table 1.
+    Lesson: 05.
+
+    >>> x, y, net = torch.tensor([[[[0.5, 0.6]]]]), torch.tensor([1]), nn.Flatten()
+    >>> attack = functools.partial(fgsm, eps=0.2)
+    >>> transfer_matrix({"a": net}, {"b": net}, x, y, attack=attack).success
+    tensor([[100.]])
+    """
+    right = torch.ones_like(y, dtype=torch.bool)
+    for model in {**sources, **targets}.values():
+        check_images(model, x, y)
+        right &= ~fooled(model, x, y)
+    if not bool(right.any()):
+        raise ValueError("no image is named correctly by all the networks: give more images")
+    x, y = x[right], y[right]
+    rows = []
+    for name, source in sources.items():
+        x_adv = torch.cat([attack(source, *part) for part in
+                           zip(x.split(_batch(x)), y.split(_batch(x)), strict=True)])
+        _inspected(f"the attack on {name}", x_adv, x, *_ball(attack, None, "linf"))
+        rows.append([100 * _share(fooled(target, x_adv, y)) for target in targets.values()])
+    return Transfer(torch.tensor(rows), [*sources], [*targets], len(x))
+
+
+# --- sanity checks ------------------------------------------------------------------------------
+
+_MASKED = "masked gradients"
+_ADVICE = """\
+Masked gradients mislead an attack and protect nobody. Before you believe the robust accuracy, try
+another loss (margin), a substitute network, or a search without gradients."""
+
+
+class Check(NamedTuple):
+    """One check: what must hold, whether it does, what was measured, what to suspect if not."""
+
+    name: str
+    passed: bool
+    measured: str
+    suspicion: str
+
+    def __repr__(self) -> str:
+        line = f"{'✓' if self.passed else '✗'} {self.name}: {self.measured}"
+        return line if self.passed else f"{line} → suspect {self.suspicion}"
+
+
+class Sanity(tuple[Check, ...]):
+    """The checks that were made, in order; prints as a list."""
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self)
+
+    @property
+    def suspicions(self) -> list[str]:
+        """What the failed checks point to, each once, in order."""
+        return list(dict.fromkeys(check.suspicion for check in self if not check.passed))
+
+    def __repr__(self) -> str:
+        advice = [_ADVICE] if any(_MASKED in suspicion for suspicion in self.suspicions) else []
+        return "\n".join([*map(repr, self), *advice])
+
+
+def sanity_checks(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator,
+    norm: str = "linf", attack: Attack | None = None, steps: int = 20,
+    substitute: nn.Module | None = None, queries: int = 200, slack: float = 0.03,
+) -> Sanity:
+    """Ask of an attack and a model what must hold if the robust accuracy is to be believed.
+
+    A failed check does not say which of the two is at fault; its suspicion says where to look.
+
+    attack: a callable of (model, x, y, eps=..., norm=..., steps=...); by default `pgd`. Leave
+    `steps` out of its signature if it has none. substitute: another network for the same classes,
+    from which attacks are transferred. queries: predictions an image for the black-box search.
+    slack: the share of images by which chance may tip a comparison.
+    Raises: ValueError for bad images, or when the model names none of them correctly.
+    Reference: Carlini et al. 2019, section 5; Athalye, Carlini, Wagner 2018, section 3.1.
+    Lesson: 04.
+    """
+    check_images(model, x, y)
+    check_ball(eps, norm)
+    right = ~fooled(model, x, y)
+    if not bool(right.any()):
+        raise ValueError("the model names no image correctly: there is nothing to attack")
+    x, y = x[right], y[right]
+    attack = attack or functools.partial(pgd, generator=generator)
+    has_steps = "steps" in _parameters(attack)
+
+    def attacked(radius: float = eps, net: nn.Module = model, n: int = steps) -> Tensor:
+        return attack(net, x, y, eps=radius, norm=norm, **({"steps": n} if has_steps else {}))
+
+    def broken(x_adv: Tensor) -> Tensor:
+        return fooled(model, x_adv, y)
+
+    def compare(name: str, strong: Tensor, weak: Tensor, words: str, suspicion: str) -> Check:
+        a, b = _share(strong), _share(weak)
+        return Check(name, a >= b - slack, words.format(a, b), suspicion)
+
+    x_adv = attacked()
+    white = broken(x_adv)
+    missed = ~white
+    still = (attacked(0.0) - x).abs().max().item()
+    size = _norm(x_adv - x, norm).max().item()
+    inside = bool((x_adv >= 0).all() and (x_adv <= 1).all()) and size <= eps * (1 + 1e-4) + 1e-6
+    huge = _share(broken(attacked(_whole_box(x, norm))))
+    flat = _share((input_gradient(model, x, y) == 0).flatten(1).all(1))
+    noise = uniform_ball(x.shape, eps, norm, generator).to(x)
+    random = _share(broken(project_box(x + noise, x, eps, norm)))
+    black = white.clone()
+    if bool(missed.any()):
+        black[missed] = fooled(model, random_search(
+            model, x[missed], y[missed], eps=eps, norm=norm, queries=queries, generator=generator,
+        ), y[missed])
+    checks = [
+        Check("eps = 0 changes nothing", still <= 1e-6, f"largest change {still:.2g}",
+              "an attack that ignores eps"),
+        Check("it stays in ball and box", inside,
+              f"largest {_SIZE[norm]} size {size:.4g}, eps {eps:.4g}",
+              "a missing projection or clamp"),
+        Check("a huge eps fools everything", huge >= 0.99,
+              f"{huge:.0%} at eps {_whole_box(x, norm):.4g}", _MASKED),
+        Check("gradients are not zero", flat <= slack, f"{flat:.0%} of the images have gradient 0",
+              _MASKED),
+    ]
+    if has_steps:
+        few = max(1, steps // 4)
+        checks.append(compare("more steps are not weaker", white, broken(attacked(n=few)),
+                              f"{{:.0%}} with {steps} steps, {{:.0%}} with {few}",
+                              f"a step size that does not fit, or {_MASKED}"))
+    checks += [
+        compare("it is not weaker than FGSM", white, broken(fgsm(model, x, y, eps=eps, norm=norm)),
+                "attack {:.0%}, FGSM {:.0%}", f"a step size that does not fit, or {_MASKED}"),
+        Check("random noise is almost harmless", random <= 0.1, f"{random:.0%} fooled",
+              "an eps that destroys the image, or a model that needs no adversary to fail"),
+        compare("black box is not stronger than white box", white, black,
+                f"{{:.0%}}, with {queries} random queries on the rest {{:.0%}}", _MASKED),
+    ]
+    if substitute is not None:
+        checks.append(compare("transfer is not stronger than white box", white,
+                              white | broken(attacked(net=substitute)),
+                              "{:.0%}, with images from the substitute {:.0%}", _MASKED))
+    return Sanity(checks)
+
+
+_norm = norm  # the parameter `norm` of the functions here hides the function of that name
+
+
+def _whole_box(x: Tensor, norm: str) -> float:
+    """A radius within which every image of the box can be reached from every other."""
+    d = x[0].numel()
+    return {"linf": 1.0, "l2": math.sqrt(d), "l1": float(d)}[norm]
+
+
+def random_search(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, queries: int = 200,
+    norm: str = "linf", generator: torch.Generator,
+) -> Tensor:
+    """The plainest black box: shift a random square, keep it where the margin did not fall.
+
+        x' = Pi(x_t + 2 eps * square * random sign),   x_(t+1) = x' if margin(x') >= margin(x_t)
+
+    It asks for outputs only, so no defence can mask anything from it.
+
+    Shape: x [n, channels, rows, columns]; y [n] -> like x.
+    Raises: ValueError as `pgd`.
+    Reference: after Andriushchenko et al. 2020, Square Attack.
+    Lesson: 04.
+
+    >>> x = torch.tensor([[[[0.5, 0.6]]]])
+    >>> x_adv = random_search(nn.Flatten(), x, torch.tensor([1]), eps=0.2, queries=20,
+    ...                       generator=torch.Generator().manual_seed(0))
+    >>> bool(x_adv[0, 0, 0, 0] > x_adv[0, 0, 0, 1])
+    True
+    """
+    check_images(model, x, y)
+    check_ball(eps, norm)
+    x_t = x = x.detach()
+    best = margin(logits(model, x), y)
+    for query in range(queries):
+        (left,) = torch.nonzero(best < 0, as_tuple=True)
+        if not len(left):
+            break
+        # Wide squares first, single pixels in the end. One for all images, so that what becomes
+        # of an image does not depend on its companions.
+        shift = _square(x.shape[1:], 0.5 * (1 - query / queries) ** 2, generator).to(x)[None]
+        shift = 2 * eps * shift / _norm(shift, norm)
+        x_new = project_box(x_t[left] + shift, x[left], eps, norm)
+        value = margin(logits(model, x_new), y[left])
+        better = value >= best[left]
+        x_t = x_t.index_copy(0, left[better], x_new[better])
+        best = best.index_copy(0, left[better], value[better])
+    return x_t
+
+
+def _square(shape: torch.Size, share: float, generator: torch.Generator) -> Tensor:
+    """A square that covers about this share of the image, +1 or -1 in each channel, 0 elsewhere."""
+    channels, rows, columns = shape
+    side = max(1, round(math.sqrt(share * rows * columns)))
+    high, wide = min(side, rows), min(side, columns)
+    top = int(torch.randint(rows - high + 1, (), generator=generator))
+    left = int(torch.randint(columns - wide + 1, (), generator=generator))
+    square = torch.zeros(shape)
+    sign = torch.randint(0, 2, (channels, 1, 1), generator=generator) * 2.0 - 1
+    square[:, top:top + high, left:left + wide] = sign
+    return square
+
+
+# --- scoreboard ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack's line on the scoreboard.
+
+    knowledge: what the attacker has, such as "white box". queries, gradients: images sent through
+    the network forwards and backwards, for each attacked image. success: share of the images
+    named correctly that are fooled. size: median of their perturbations in `norm`.
+    """
+
+    attack: str
+    norm: str
+    knowledge: str
+    queries: float
+    gradients: float
+    seconds: float
+    success: float
+    size: float
+    images: int
+
+
+class _Counting(nn.Module):
+    """Passes images on to a model and counts them, forwards and backwards."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.queries, self.gradients = model, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.queries += len(x)
+        out = self.model(x)
+        if out.requires_grad:
+            out.register_hook(self._count)
+        return out
+
+    def _count(self, gradient: Tensor) -> None:
+        self.gradients += len(gradient)
+
+
+def measure(
+    name: str, attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, norm: str = "linf",
+    knowledge: str = "white box",
+) -> Row:
+    """Run an attack on the images that the model names correctly, and fill its scoreboard row.
+
+    attack: a callable of (model, x, y). norm: that of `size`, also "l0".
+    Raises: as `robust_accuracy`; ValueError when the model names no image correctly.
+    Lesson: 04, 07.
+
+    >>> x, y = torch.tensor([[[[0.5, 0.6]]]]), torch.tensor([1])
+    >>> row = measure("FGSM", functools.partial(fgsm, eps=0.25), nn.Flatten(), x, y)
+    >>> row.queries, row.gradients, row.success, row.size
+    (1.0, 1.0, 1.0, 0.25)
+    """
+    check_images(model, x, y)
+    right = ~fooled(model, x, y)
+    if not bool(right.any()):
+        raise ValueError("the model names no image correctly: there is nothing to attack")
+    x, y, counting = x[right], y[right], _Counting(model)
+    counting.train(model.training)
+    with runtime.timed() as clock:
+        x_adv = attack(counting, x, y)
+    _inspected(name, x_adv, x, *_ball(attack, None, "linf"))
+    broken = fooled(model, x_adv, y)
+    sizes = _norm(x_adv - x, norm)[broken]
+    return Row(name, norm, knowledge, counting.queries / len(x), counting.gradients / len(x),
+               clock.seconds, _share(broken), sizes.median().item() if len(sizes) else math.nan,
+               len(x))
+
+
+def scoreboard(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Column names and lines of text, for `plots.table(*scoreboard(rows))`.
+
+    >>> scoreboard([Row("FGSM", "linf", "white box", 1, 1, 0.21, 0.93, 0.1, 40)])[1][0]
+    ['FGSM', 'l_inf', 'white box', '1', '1', '0.2', '93 %', '0.1']
+    """
+    columns = ["attack", "norm", "knowledge", "queries an image", "gradients an image", "seconds",
+               "success", "median size"]
+    return columns, [
+        [row.attack, _SIZE[row.norm], row.knowledge, f"{row.queries:.3g}", f"{row.gradients:.3g}",
+         f"{row.seconds:.1f}", f"{100 * row.success:.0f} %", f"{row.size:.3g}"]
+        for row in rows
+    ]

@@ -1,0 +1,355 @@
+"""The judge: worst case over attacks, transfer, sanity checks with planted faults, scoreboard."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+from strategies import Counting, assert_untouched, generator, trace, trained
+from torch import nn
+
+from course_lib import datasets, evaluation, models, plots
+from course_lib.attacks import fgsm, ifgsm, pgd
+from course_lib.evaluation import (
+    accuracy_curve,
+    eight_bits,
+    measure,
+    random_search,
+    robust_accuracy,
+    sanity_checks,
+    scoreboard,
+    transfer_matrix,
+)
+from course_lib.norms import NORMS, norm
+
+EPS = 0.15
+
+
+@pytest.fixture(scope="module")
+def small():
+    return trained()
+
+
+def strong(**options):
+    return functools.partial(pgd, eps=EPS, steps=20, generator=generator(), **options)
+
+
+# --- robust accuracy ----------------------------------------------------------------------------
+
+def test_worst_case_over_attacks_image_by_image(small):
+    half = torch.arange(len(small.x)) % 2 == 0
+
+    def breaks(which):
+        x_adv = fgsm(small.model, small.x, small.y, eps=1.0)
+        table = {row.numpy().tobytes(): i for i, row in enumerate(small.x)}
+
+        def attack(model, x, y):
+            rows = torch.tensor([table[row.numpy().tobytes()] for row in x])
+            return torch.where(which[rows].view(-1, 1, 1, 1), x_adv[rows], x)
+        return attack
+
+    broken = evaluation.fooled(small.model, fgsm(small.model, small.x, small.y, eps=1.0), small.y)
+    report = robust_accuracy(small.model, small.x, small.y,
+                             {"even": breaks(half), "odd": breaks(~half)})
+    assert torch.equal(report.fooled, broken)
+    assert report.per_attack["even"] > report.per_attack["odd"] == report.robust
+    assert report.robust == pytest.approx((~broken).double().mean().item())
+    assert report.clean == 1.0
+
+
+def test_later_attacks_see_only_what_still_stands(small):
+    seen = []
+
+    def spy(model, x, y):
+        seen.append(len(x))
+        return x
+
+    first = robust_accuracy(small.model, small.x, small.y, [functools.partial(fgsm, eps=EPS)])
+    report = robust_accuracy(small.model, small.x, small.y, [functools.partial(fgsm, eps=EPS), spy])
+    assert sum(seen) == int((~first.fooled).sum()) < len(small.x)
+    assert report.robust == first.robust
+
+
+def test_images_wrong_from_the_start_count_as_fooled_and_are_not_attacked(small):
+    wrong = (small.y + 1) % 4
+
+    def never(model, x, y):
+        raise AssertionError("nothing is left to attack")
+
+    report = robust_accuracy(small.model, small.x, wrong, {"never": never})
+    assert report.clean == report.robust == 0 and bool(report.fooled.all())
+
+
+def test_early_stop_is_used_where_there_is_one_and_changes_nothing(small):
+    patient, impatient = Counting(small.model), Counting(small.model)
+    slow = robust_accuracy(patient, small.x, small.y, [lambda m, x, y: strong()(m, x, y)])
+    fast = robust_accuracy(impatient, small.x, small.y, [strong()])
+    assert torch.equal(slow.fooled, fast.fooled)
+    assert sum(impatient.sizes) < 0.8 * sum(patient.sizes)
+
+
+def test_chunks_change_nothing(small):
+    attack = functools.partial(ifgsm, eps=EPS)
+    whole, parts = (robust_accuracy(small.model, small.x, small.y, [attack], batch_size=n)
+                    for n in (1000, 7))
+    assert torch.equal(whole.fooled, parts.fooled) and whole.robust == parts.robust
+
+
+def test_photographs_go_through_in_smaller_chunks_than_digits():
+    assert evaluation._batch(torch.zeros(1, 1, 28, 28)) == 256
+    assert evaluation._batch(torch.zeros(1, 3, 224, 224)) == 55
+    assert evaluation._batch(torch.zeros(1, 3, 4000, 4000)) == 1
+
+
+def test_rounding_to_8_bits_can_save_an_image():
+    class Threshold(nn.Module):
+        def forward(self, x):
+            margin = x.flatten(1)[:, :1] - 0.5021
+            return torch.cat([margin, -margin], 1)
+
+    def judged(x, y, x_adv):
+        x, x_adv = (torch.full((1, 1, 1, 1), value) for value in (x, x_adv))
+        report = robust_accuracy(Threshold(), x, torch.tensor([y]), [lambda m, x, y: x_adv])
+        return report.robust, report.robust_8bit
+
+    # 0.50205 and 0.5022 both become 128/255 = 0.50196.
+    assert judged(0.6, 0, 0.50205) == (0, 0)
+    assert judged(0.4, 1, 0.5022) == (0, 1)
+
+
+def test_eight_bits_leaves_what_came_from_a_file():
+    levels = torch.arange(256) / 255
+    assert torch.equal(eight_bits(levels), levels)
+
+
+@pytest.mark.parametrize(("attack", "message"), [
+    (lambda m, x, y: x + 0.5, "0, 1"),
+    (lambda m, x, y: x * torch.nan, "0, 1"),
+    (lambda m, x, y: x[:1], "shape"),
+    (lambda m, x, y: None, "NoneType"),
+])
+def test_what_is_no_image_is_refused(small, attack, message):
+    with pytest.raises(ValueError, match=f"planted returned.*{message}"):
+        robust_accuracy(small.model, small.x, small.y, {"planted": attack})
+
+
+def test_what_leaves_the_ball_is_refused(small):
+    far = functools.partial(fgsm, eps=2 * EPS)
+    with pytest.raises(ValueError, match=r"far left the ball: l_inf size 0\.3 for eps = 0\.15"):
+        robust_accuracy(small.model, small.x, small.y, {"far": far}, eps=EPS)
+    # What a partial promises is held against it, in its own norm.
+
+    def liar(model, x, y, *, eps, norm):
+        return fgsm(model, x, y, eps=2 * eps, norm=norm)
+
+    with pytest.raises(ValueError, match="liar left the ball: l_2"):
+        robust_accuracy(small.model, small.x, small.y,
+                        [functools.partial(liar, eps=0.2, norm="l2")])
+    # Where nobody knows eps, the report says how far the attack went.
+    report = robust_accuracy(small.model, small.x, small.y,
+                             [lambda m, x, y: fgsm(m, x, y, eps=0.2)])
+    assert report.size == pytest.approx(0.2, abs=1e-6) and "0.2" in repr(report)
+
+
+def test_report_reads_well(small):
+    weak = [functools.partial(fgsm, eps=EPS / 50), functools.partial(ifgsm, eps=EPS / 20)]
+    text = repr(robust_accuracy(small.model, small.x, small.y, [*weak, *weak]))
+    assert text.splitlines()[0].split() == ["clean", "100.0%"]
+    for words in ("after fgsm ", "after ifgsm (2) ", f"on {len(small.x)} images", "8 bits"):
+        assert words in text
+    assert "tensor" not in text and len(text.splitlines()) == 6
+
+
+def test_nothing_is_left_on_the_model(small):
+    before = trace(small.model)
+    robust_accuracy(small.model, small.x, small.y, [strong()])
+    sanity_checks(small.model, small.x, small.y, eps=EPS, generator=generator(), queries=5)
+    measure("PGD", strong(), small.model, small.x, small.y)
+    assert_untouched(small.model, before)
+
+
+def test_bad_input_is_refused(small):
+    with pytest.raises(ValueError, match="no attacks"):
+        robust_accuracy(small.model, small.x, small.y, [])
+    with pytest.raises(ValueError, match="divide 0-255 images"):
+        robust_accuracy(small.model, small.x * 255, small.y, [strong()])
+    with pytest.raises(ValueError, match="radius"):
+        robust_accuracy(small.model, small.x, small.y, [strong()], eps=-1.0)
+
+
+# --- curves and transfer ------------------------------------------------------------------------
+
+@pytest.mark.parametrize("p", NORMS)
+def test_accuracy_falls_with_eps(small, p):
+    d = small.x[0].numel()
+    unit = {"linf": 1.0, "l2": math.sqrt(d), "l1": d}[p]
+    levels = [share * unit for share in (0, 0.05, 0.1, 0.3, 1)]
+    curve = accuracy_curve(small.model, small.x, small.y, levels,
+                           functools.partial(pgd, generator=generator()), norm=p)
+    assert curve[0] == 1.0 and curve[-1] == 0.0
+    assert curve == sorted(curve, reverse=True)
+
+
+def test_an_attack_that_ignores_eps_gets_no_curve(small):
+    with pytest.raises(ValueError, match=r"eps = 0 left the ball"):
+        accuracy_curve(small.model, small.x, small.y, [0.0, 0.1],
+                       lambda model, x, y, eps, norm: fgsm(model, x, y, eps=0.1))
+
+
+def test_transfer_attacks_each_source_once_and_counts_common_images(small):
+    other = nn.Sequential(nn.Flatten(), nn.Linear(56, 4))
+    with torch.no_grad():
+        patterns = torch.stack([small.x[small.y == k].mean(0).flatten() for k in range(4)])
+        other[1].weight.copy_(patterns)
+        other[1].bias.copy_(-patterns.square().sum(1) / 2)
+    calls = []
+
+    def attack(model, x, y):
+        calls.append(model)
+        return fgsm(model, x, y, eps=0.3)
+
+    nets = {"cnn": small.model, "nearest mean": other}
+    result = transfer_matrix(nets, nets, small.x, small.y, attack=attack)
+    assert calls == [small.model, other]
+    right = ~evaluation.fooled(other, small.x, small.y)
+    assert result.images == int(right.sum())
+    x_adv = fgsm(small.model, small.x[right], small.y[right], eps=0.3)
+    assert result.success[0, 1].item() == pytest.approx(
+        100 * evaluation.fooled(other, x_adv, small.y[right]).float().mean().item())
+    assert result.sources == result.targets == ["cnn", "nearest mean"]
+    with pytest.raises(ValueError, match="by all the networks"):
+        transfer_matrix(nets, nets, small.x, (small.y + 1) % 4, attack=attack)
+
+
+# --- sanity checks: planted faults --------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def digits():
+    return models.load("mnist_cnn", "cpu"), datasets.mnist("test")[:60]
+
+
+class Wrapped(nn.Module):
+    def __init__(self, model, before=lambda x: x, after=lambda z: z):
+        super().__init__()
+        self.model, self.before, self.after = model, before, after
+
+    def forward(self, x):
+        return self.after(self.model(self.before(x)))
+
+
+def judged(model, images, **options):
+    options = {"eps": 0.15, "generator": generator(), "steps": 12, "queries": 60} | options
+    return sanity_checks(model, images.x, images.y, **options)
+
+
+def failed(report):
+    return {check.name for check in report if not check.passed}
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_an_honest_model_passes(digits, p):
+    eps = {"linf": 0.15, "l2": 2.0, "l1": 20.0}[p]
+    report = judged(*digits, eps=eps, norm=p, substitute=models.load("mnist_mlp", "cpu"))
+    assert report.passed and not report.suspicions and len(report) == 9, report
+    assert all(line.startswith("✓") for line in repr(report).splitlines())
+
+
+@pytest.mark.parametrize("fault", [
+    pytest.param({"before": lambda x: (x * 8).round() / 8}, id="quantised"),
+    pytest.param({"after": lambda z: 1e3 * z}, id="huge logits"),
+    pytest.param({"after": lambda z: torch.tanh(1e3 * z)}, id="saturated"),
+    pytest.param({"after": lambda z: z.detach() + 0 * z}, id="gradient cut"),
+])
+def test_masked_gradients_are_named(digits, fault):
+    model, images = digits
+    report = judged(Wrapped(model, **fault), images)
+    assert "masked gradients" in report.suspicions
+    assert {"gradients are not zero", "a huge eps fools everything"} <= failed(report)
+    assert "✗" in repr(report) and "try another loss" in repr(report)
+
+
+def test_gradients_that_mislead_are_found_by_who_needs_none(digits):
+    model, images = digits
+
+    class Shattered(Wrapped):
+        """Right outputs; the gradient is that of an unrelated random function."""
+
+        def forward(self, x):
+            z = self.model(x)
+            noise = torch.rand(784, 10, generator=generator(3)) - 0.5
+            bait = 100 * x.flatten(1) @ noise
+            return z.detach() + bait - bait.detach()
+
+    report = judged(Shattered(model), images, substitute=model, queries=200)
+    assert {"black box is not stronger than white box",
+            "transfer is not stronger than white box"} <= failed(report), report
+    assert "gradients are not zero" not in failed(report)
+
+
+@pytest.mark.parametrize(("attack", "check", "suspicion"), [
+    (lambda model, x, y, eps, norm: fgsm(model, x, y, eps=0.15),
+     "eps = 0 changes nothing", "ignores eps"),
+    (lambda model, x, y, eps, norm: fgsm(model, x, y, eps=1.5 * eps),
+     "it stays in ball and box", "missing projection"),
+    (lambda model, x, y, eps, norm: (x + eps * torch.ones_like(x)),
+     "it stays in ball and box", "missing projection or clamp"),
+    (lambda model, x, y, eps, norm: x, "it is not weaker than FGSM", "step size"),
+    (lambda model, x, y, eps, norm, steps: ifgsm(model, x, y, eps=eps, steps=max(1, 12 // steps)),
+     "more steps are not weaker", "step size"),
+])
+def test_a_faulty_attack_is_named(digits, attack, check, suspicion):
+    report = judged(*digits, attack=attack)
+    assert check in failed(report), report
+    assert suspicion in next(c.suspicion for c in report if c.name == check)
+
+
+def test_an_eps_beyond_all_sense_is_named(digits):
+    assert "random noise is almost harmless" in failed(judged(*digits, eps=0.9))
+
+
+def test_nothing_to_attack_is_said(digits):
+    model, images = digits
+    with pytest.raises(ValueError, match="names no image correctly"):
+        sanity_checks(model, images.x, (images.y + 1) % 10, eps=0.1, generator=generator())
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_random_search_stays_in_ball_and_box_and_needs_no_gradient(small, p):
+    eps = {"linf": 0.3, "l2": 1.5, "l1": 8.0}[p]
+    flat = Wrapped(small.model, after=torch.Tensor.detach)
+    x_adv = random_search(flat, small.x, small.y, eps=eps, norm=p, generator=generator())
+    assert norm(x_adv - small.x, p).max() <= eps + 1e-5
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    assert evaluation.fooled(small.model, x_adv, small.y).float().mean() > 0.25
+    alone = random_search(flat, small.x[5:6], small.y[5:6], eps=eps, norm=p, generator=generator())
+    torch.testing.assert_close(alone, x_adv[5:6])
+
+
+# --- scoreboard ---------------------------------------------------------------------------------
+
+def test_a_row_counts_what_an_attack_asks(small):
+    x, y = small.x[:10], small.y[:10]
+    row = measure("PGD", strong(), small.model, x, y)
+    assert (row.queries, row.gradients) == (21, 20)  # the last step is judged too
+    assert row.success > 0 and row.size == pytest.approx(EPS, abs=1e-6) and row.images == 10
+    search = measure("search", functools.partial(random_search, eps=EPS, queries=30,
+                                                 generator=generator()),
+                     small.model, x, y, knowledge="black box")
+    assert search.gradients == 0 and 1 < search.queries <= 31
+    # Only images that were right before can be won.
+    mixed = torch.cat([y[:5], (y[5:] + 1) % 4])
+    assert measure("PGD", strong(), small.model, x, mixed).images == 5
+
+
+def test_no_success_has_no_size(small):
+    row = measure("nothing", lambda m, x, y: x, small.model, small.x, small.y)
+    assert row.success == 0 and math.isnan(row.size) and row.queries == 0
+
+
+def test_scoreboard_is_a_table(small):
+    rows = [measure(name, functools.partial(fgsm, eps=0.1, norm=p), small.model, small.x, small.y,
+                    norm=p) for name, p in (("FGSM", "linf"), ("FGSM l_2", "l2"))]
+    text = plots.table(*scoreboard(rows)).data.splitlines()
+    assert len(text) == 4 and "l_inf" in text[2] and "l_2" in text[3]
