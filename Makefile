@@ -1,0 +1,51 @@
+# Two commands do everything: `make lab` opens the course, `make test` validates it.
+# `make run` writes HTML pages of all lessons under build/; `make store` is for authors.
+
+PYTHON ?= python3
+BIN := .venv/bin
+JUPYTER := $(BIN)/jupyter
+LESSON = $(firstword $(wildcard notebooks/00_*.ipynb) $(wildcard notebooks/01_*.ipynb))
+
+.PHONY: lab test run store record bench clean
+
+lab: .venv/installed
+	$(JUPYTER) lab --ip=127.0.0.1 $(LESSON)
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+run: .venv/installed
+	$(BIN)/python -m course_lib.run
+
+store: .venv/installed
+	$(BIN)/python -m course_lib.run --store
+
+# What COURSE_MODE=lecture replays instead of computing.
+record: .venv/installed
+	COURSE_RECORD=1 $(BIN)/python -m course_lib.run
+
+bench: .venv/installed-bench
+	$(BIN)/python benchmarks/gradient_attacks.py
+	$(BIN)/python benchmarks/latency.py
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "The course needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# A stamp is touched only after pip has succeeded, so a broken install is tried again.
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	$(JUPYTER) labextension disable "@jupyterlab/apputils-extension:announcements" >/dev/null 2>&1 || true
+	touch $@
+
+.venv/installed-test: pyproject.toml .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+.venv/installed-bench: pyproject.toml .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	touch $@
+
+clean:
+	rm -rf .venv build
