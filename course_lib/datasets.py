@@ -291,7 +291,7 @@ def _imagenet_folder(folder: Path, limit: int) -> tuple[np.ndarray, np.ndarray]:
     endings = {".jpg", ".jpeg", ".png", ".webp"}
     files = sorted(f for f in folder.glob("*/*") if f.suffix.lower() in endings)
     if not files:
-        raise FileNotFoundError(f"{folder} has no pictures: expected {folder}/<class>/<picture>.jpg")
+        raise FileNotFoundError(f"{folder} has no pictures: expected <class>/<picture>.jpg in it")
     number = _class_numbers(sorted({file.parent.name for file in files}))
     chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(limit, len(files))).astype(int)]
     pixels = np.stack([np.asarray(_square(_open(file))) for file in chosen])

@@ -46,7 +46,7 @@ class MnistCNN(nn.Sequential):
     Shape: [n, 1, 28, 28] -> [n, 10].
     """
 
-    def __init__(self, channels: int = 16, hidden: int = 64) -> None:
+    def __init__(self, channels: int = 16, hidden: int = 128) -> None:
         super().__init__(
             Normalize(_MNIST_MEAN, _MNIST_STD),
             # Pooling first gives the same numbers and leaves ReLU a quarter of the work.
@@ -92,7 +92,7 @@ class MnistMLP(nn.Sequential):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow's "same": ceil(size / stride) outputs at any image size."""
+    """A convolution padded as TensorFlow's "same": ceil(size / stride) outputs at any size."""
 
     def forward(self, x: Tensor) -> Tensor:
         top, bottom = _same_padding(x.shape[-2], self.kernel_size[0], self.stride[0])
@@ -111,7 +111,7 @@ def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 # How to build each network whose weights ship in data/weights.
 _SHIPPED: dict[str, Callable[[], nn.Module]] = {
     "mnist_cnn": MnistCNN,
-    "mnist_cnn_robust": lambda: MnistCNN(channels=32, hidden=128),
+    "mnist_cnn_robust": lambda: MnistCNN(channels=32),
     "mnist_allconv": MnistAllConv,
     "mnist_mlp": MnistMLP,
 }
@@ -173,9 +173,9 @@ def _shipped(name: str) -> nn.Module:
     return model
 
 
-def checksums(folder: Path = WEIGHTS) -> dict[str, str]:
-    """The sha256 of each weights file of a folder, by file name; empty where there is no list."""
-    sums = folder / "SHA256SUMS"
+def checksums(folder: Path | None = None) -> dict[str, str]:
+    """The sha256 of each file that SHA256SUMS lists, in data/weights or another folder."""
+    sums = (folder or WEIGHTS) / "SHA256SUMS"
     lines = sums.read_text().splitlines() if sums.exists() else []
     return {name: digest for digest, name in (line.split() for line in lines)}
 
@@ -222,7 +222,7 @@ def _channels_last(model: nn.Module) -> nn.Module:
 
 
 def _fold_batch_norm(model: nn.Module) -> None:
-    """Put every batch norm, a fixed scale and shift in eval mode, into the convolution before it."""
+    """Put each batch norm, a fixed scale and shift in eval mode, into the convolution before it."""
     for module in model.modules():
         if isinstance(module, nn.ReLU6):
             module.inplace = True

@@ -122,14 +122,20 @@ def jitter(
 
 
 def initialise(model: nn.Module, generator: Generator) -> None:
-    """Draw fresh weights (He et al. 2015) from a generator of one's own, biases zero."""
+    """Draw fresh weights from a generator of one's own: PyTorch's default, U(-b, b).
+
+        b = 1 / sqrt(inputs of a unit)
+
+    The larger weights of He et al. 2015 leave a network constant under training with large eps.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(module.bias)
+            bound = module.weight[0].numel() ** -0.5
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
 
-def save(name: str, model: nn.Module, folder: Path = models.WEIGHTS) -> Path:
+def save(name: str, model: nn.Module, folder: Path | None = None) -> Path:
     """Write <name>.safetensors and its line in SHA256SUMS, each in one move.
 
     A run that is killed leaves the old files or the new ones. Between the two moves `models.load`
@@ -137,6 +143,7 @@ def save(name: str, model: nn.Module, folder: Path = models.WEIGHTS) -> Path:
     """
     from safetensors.torch import save as serialise
 
+    folder = folder or models.WEIGHTS
     content = serialise({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
     file = folder / f"{name}.safetensors"
     sums = models.checksums(folder) | {file.name: hashlib.sha256(content).hexdigest()}
@@ -150,11 +157,15 @@ def save(name: str, model: nn.Module, folder: Path = models.WEIGHTS) -> Path:
 def _replace(path: Path, content: bytes) -> None:
     """Write a file completely or not at all."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
-        part.write(content)
-        part.flush()
-        os.fsync(part.fileno())
-    Path(part.name).chmod(0o644)
-    Path(part.name).replace(path)
+        try:
+            part.write(content)
+            part.flush()
+            os.fsync(part.fileno())
+            os.chmod(part.name, 0o644)
+            os.replace(part.name, path)
+        except BaseException:
+            os.unlink(part.name)
+            raise
 
 
 def card(model: nn.Module, history: History, args: argparse.Namespace, command: str) -> str:
@@ -195,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, choices=[n for n in models.names()
                                                            if n.startswith("mnist")])
     parser.add_argument("--method", default="standard", choices=METHODS)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--eps", type=float, default=0.3)

