@@ -267,7 +267,7 @@ def test_masked_gradients_are_named(digits, fault):
     report = judged(Wrapped(model, **fault), images)
     assert "masked gradients" in report.suspicions
     assert {"gradients are not zero", "a huge eps fools everything"} <= failed(report)
-    assert "✗" in repr(report) and "try another loss" in repr(report)
+    assert "✗" in repr(report) and "another loss (margin)" in repr(report)
 
 
 def test_gradients_that_mislead_are_found_by_who_needs_none(digits):
