@@ -68,6 +68,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=lr, total_steps=epochs * batches, pct_start=0.2)
     history = History()
+    model.train()  # an attack sets eval mode for itself and gives this one back
 
     with runtime.timed() as clock:
         for epoch in runtime.progress(range(epochs), f"training ({method})"):
@@ -80,7 +81,6 @@ def fit(
                 if method == "pgd":
                     warm = min(1.0, 5 * (epoch + i / batches) / epochs)
                     x = pgd(model, x, y, eps=warm * eps, steps=steps, generator=generator)
-                model.train()
                 logits = model(x)
                 loss = F.cross_entropy(logits, y)
                 optimizer.zero_grad()
