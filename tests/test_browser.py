@@ -1,0 +1,96 @@
+"""A reader's browser: JupyterLab opens lesson 03, runs it, and the explorer answers its slider."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or \
+    shutil.which("google-chrome")
+MINUTES = 60_000  # Playwright counts in milliseconds
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on a copy of the lessons: running one rewrites its outputs."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k != "COURSE_WIDGETS"}
+    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}",
+               "--no-browser", "--IdentityProvider.token=reader", f"--notebook-dir={folder}"]
+    if os.geteuid() == 0:
+        command.append("--allow-root")
+    log = (folder / "lab.log").open("w")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}/lab/tree/notebooks/03_fgsm.ipynb?token=reader"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=reader", timeout=2)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_lesson_03_runs_and_its_explorer_answers(lab):
+    if CHROMIUM is None:
+        message = "no chromium found: install Debian's package chromium, or Google Chrome"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(lab, timeout=2 * MINUTES)
+        page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell",
+                               timeout=2 * MINUTES)
+        page.wait_for_selector("[data-status=idle], .jp-Notebook-ExecutionIndicator",
+                               state="attached", timeout=2 * MINUTES)
+        assert page.locator(".jp-toast, .Toastify__toast").filter(has_text="news").count() == 0
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
+
+        # JupyterLab draws only cells near the view: scroll until the explorer comes along.
+        explorer = page.locator(".fgsm-explorer").first
+        notebook = page.locator(".jp-WindowedPanel-outer").first
+        deadline = time.monotonic() + 300
+        while not explorer.is_visible():
+            assert time.monotonic() < deadline, "the explorer did not appear"
+            notebook.hover()
+            page.mouse.wheel(0, 700)
+            page.wait_for_timeout(400)
+            at_end = notebook.evaluate("e => e.scrollTop + e.clientHeight > e.scrollHeight - 5")
+            if at_end:
+                notebook.evaluate("e => e.scrollTo(0, 0)")
+        explorer.scroll_into_view_if_needed()
+        picture = explorer.locator("img.fgsm-adversarial, .fgsm-adversarial img").first
+        before = picture.get_attribute("src")
+        handle = explorer.locator(".noUi-handle, [role=slider]").first
+        handle.focus()
+        for _ in range(8):
+            handle.press("ArrowRight")
+        page.wait_for_function(
+            "([e, old]) => e.getAttribute('src') !== old",
+            arg=[picture.element_handle(), before], timeout=MINUTES)
+        browser.close()

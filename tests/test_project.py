@@ -1,0 +1,118 @@
+"""The house: who imports whom, what an import costs, and that both package lists agree."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "course_lib"
+# Who may import whom: each module only what stands above it. `runtime` is free for all.
+ORDER = ["runtime", "norms", "gradients", "ascent", "evolution", "attacks", "models", "datasets",
+         "evaluation", "fooling", "training", "plots", "widgets", "exercises", "run"]
+# plots draws tensors: it knows norms and data, but no attack and no judge.
+FORBIDDEN = {"plots": {"attacks", "evaluation", "training", "widgets", "ascent"},
+             "norms": {"runtime"}, "gradients": {"norms"}}
+
+
+def imported(source: str) -> set[str]:
+    """The modules of the course that a source imports, by their first name below course_lib."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            parts = node.module.split(".")
+            if parts[0] == "course_lib":
+                names |= {parts[1]} if parts[1:] else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("course_lib.")}
+    return names
+
+
+def misplaced(module: str, source: str) -> set[str]:
+    """What a module imports though it stands below it, or may not know."""
+    allowed = set(ORDER[:ORDER.index(module) + 1]) - FORBIDDEN.get(module, set())
+    return imported(source) & set(ORDER) - allowed
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_imports_point_one_way(path):
+    module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if module == "__init__":
+        return
+    # setup() is where everything comes together: it sets the figures' style.
+    allowed = {"plots"} if module == "runtime" else set()
+    assert misplaced(module, path.read_text()) <= allowed
+
+
+def test_a_wrong_import_is_found():
+    assert misplaced("norms", "from course_lib.attacks import pgd") == {"attacks"}
+    assert misplaced("ascent", "from course_lib import plots, norms") == {"plots"}
+
+
+def test_importing_the_library_is_cheap():
+    """Over the cost of torch itself, in fresh interpreters, the median of five, side by side."""
+    program = ("import time; import torch; t = time.perf_counter(); import course_lib; "
+               "print(time.perf_counter() - t)")
+    extra = [float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                                  check=True, cwd=ROOT).stdout) for _ in range(5)]
+    assert statistics.median(extra) < 0.5
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[<>=\[ ]", requirement)[0].lower()
+
+
+def test_conda_and_pip_install_the_same():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    assert sorted(r for r in pip if r != "-e .") == sorted(project["dependencies"])
+    assert f"python{project['requires-python']}" in conda
+
+
+def test_every_import_is_a_declared_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {_name(r) for r in project["dependencies"]}
+    # Modules whose package has another name, and what comes with the packages named.
+    known = {"pil": "pillow", "ipython": "jupyterlab", "nbformat": "nbconvert",
+             "nbclient": "nbconvert", "skimage": "scikit-image"}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else \
+                [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {name.split(".")[0].lower() for name in names} - {"course_lib"}:
+                if top not in {m.lower() for m in sys.stdlib_module_names}:
+                    assert known.get(top, top) in declared, f"{path.name} imports {top}"
+
+
+def test_the_code_is_clean():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_tests_reach_no_network():
+    import socket
+
+    with pytest.raises(OSError, match="allow no connection"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    child = subprocess.run(
+        [sys.executable, "-c", "import socket; socket.create_connection(('192.0.2.1', 80), 1)"],
+        capture_output=True, text=True)
+    assert "allow no connection" in child.stderr
+
+
+def test_the_readme_names_every_lesson_and_both_commands():
+    readme = (ROOT / "README.md").read_text()
+    assert "make lab" in readme
+    assert "make test" in readme
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert path.name in readme
