@@ -83,7 +83,7 @@ def test_every_import_is_a_declared_dependency():
     declared = {_name(r) for r in project["dependencies"]}
     # Modules whose package has another name, and what comes with the packages named.
     known = {"pil": "pillow", "ipython": "jupyterlab", "nbformat": "nbconvert",
-             "nbclient": "nbconvert", "skimage": "scikit-image"}
+             "nbclient": "nbconvert", "cycler": "matplotlib", "skimage": "scikit-image"}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else \
