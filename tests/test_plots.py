@@ -50,9 +50,24 @@ def every_figure() -> dict[str, Figure]:
         "heatmap": plots.heatmap(torch.eye(3), list("abc"), list("def"), title=TITLE),
         "plane": plots.loss_plane(line, line, torch.rand(9, 9, generator=DRAW), title=TITLE,
                                   path=torch.tensor([[0.0, 0.0], [0.5, 0.5]])),
+        "attack plane": plots.attack_plane(
+            plots.Plane.through(DIGITS[0], DIGITS[1], DIGITS[2]),
+            lambda images: images.flatten(1).mean(1) - 0.5, eps=0.5, title=TITLE,
+            reach=torch.tensor([[0.0, 0.0], [4.0, 3.0]]), marks={"FGSM": torch.tensor([4.0, 0])},
+            path=torch.tensor([[0.0, 0.0], [2.0, 3.0]])),
         "balls": plots.norm_balls([0.5, 1, 2, math.inf], title=TITLE),
         "panels": plots.ball_panels([1, 2, math.inf], (1.3, 0.6), title=TITLE),
     }
+
+
+def test_a_plane_goes_through_its_three_images():
+    plane = plots.Plane.through(*DIGITS[:3])
+    points = plane.coordinates(DIGITS[:3])
+    torch.testing.assert_close(plane.images(points), DIGITS[:3])
+    torch.testing.assert_close(points[0], torch.zeros(2))
+    assert points[1, 1].abs() < 1e-5 and points[1, 0] > 0 and points[2, 1] > 0
+    # Distances in the plane are those of the images.
+    torch.testing.assert_close((points[2] - points[1]).norm(), (DIGITS[2] - DIGITS[1]).norm())
 
 
 def test_every_figure_has_its_title_and_a_moderate_size():

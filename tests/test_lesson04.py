@@ -1,0 +1,267 @@
+"""The checks of lesson 04 name the mistakes people make, and accept whatever is right."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from course_lib import datasets, evaluation, models, norms
+from course_lib.attacks import fgsm, ifgsm, pgd
+from course_lib.exercises import check, of_lesson
+from course_lib.exercises.lesson04 import shield
+from course_lib.gradients import dlr, input_gradient, margin
+
+
+@pytest.fixture
+def verdict(capsys):
+    """What check says of a function, in its one line."""
+    def run(id, fn):
+        check(id, fn)
+        out, err = capsys.readouterr()
+        assert out.count("\n") == 1 and not err, out
+        return out.strip()
+    return run
+
+
+def rejects(verdict, id, fn, words):
+    line = verdict(id, fn)
+    assert line.startswith(f"✗ Exercise {id}: not yet:") and words in line, line
+
+
+# --- 4.1 ----------------------------------------------------------------------------------------
+
+def _in_place(x_t, gradient, x, alpha, eps):
+    x_t += alpha * gradient.sign()
+    return x_t.clamp(x - eps, x + eps).clamp(0, 1)
+
+
+def _batch(x_t, gradient, x, alpha, eps):
+    return (x_t + alpha * gradient / gradient.abs().max()).clamp(x - eps, x + eps).clamp(0, 1)
+
+
+@pytest.mark.parametrize(("fn", "words"), [
+    (lambda x_t, g, x, a, e: x_t * 1, "has not moved"),
+    (lambda x_t, g, x, a, e: (x_t - a * g.sign()).clamp(x - e, x + e).clamp(0, 1), "downhill"),
+    (lambda x_t, g, x, a, e: (x + a * g.sign()).clamp(x - e, x + e).clamp(0, 1), "from x again"),
+    (lambda x_t, g, x, a, e: (x_t + e * g.sign()).clamp(x - e, x + e).clamp(0, 1), "that is FGSM"),
+    (lambda x_t, g, x, a, e: (x_t + a * g).clamp(x - e, x + e).clamp(0, 1), "without its sign"),
+    (lambda x_t, g, x, a, e: (x_t + a * g.sign()).clamp(0, 1), "leaves the ball"),
+    (lambda x_t, g, x, a, e: (x_t + a * g.sign()).clamp(x_t - e, x_t + e).clamp(0, 1),
+     "its centre is x_t"),
+    (lambda x_t, g, x, a, e: (x_t + a * g.sign()).clamp(-e, e).clamp(0, 1), "the image itself"),
+    (lambda x_t, g, x, a, e: (x_t + a * g.sign()).clamp(x - e, x + e), "box is missing"),
+    (lambda x_t, g, x, a, e: (x_t + a * g.sign()).clamp(x - a, x + a).clamp(0, 1), "alpha"),
+    (_in_place, "changes x_t in place"),
+    (_batch, "of the pixels differ"),
+    (lambda x_t, g, x, a, e: None, "returns nothing"),
+    (lambda x_t, g, x, a, e: x_t + "1", "TypeError"),
+], ids=str)
+def test_41_names_the_mistake(verdict, fn, words):
+    rejects(verdict, "4.1", fn, words)
+
+
+def _perturbation(x_t, gradient, x, alpha, eps):
+    r = x_t - x + alpha * torch.sign(gradient)
+    return torch.clip(x + torch.clip(r, -eps, eps), 0, 1)
+
+
+@pytest.mark.parametrize("fn", [
+    _perturbation,
+    lambda x_t, g, x, a, e: norms.project_box(x_t + a * g.sign(), x, e, "linf"),
+    lambda x_t, g, x, a, e: torch.maximum(torch.minimum(x_t + a * g.sign(), x + e), x - e)
+                                 .clamp(0, 1),
+])
+def test_41_accepts_what_is_right(verdict, fn):
+    assert verdict("4.1", fn).startswith("✓")
+
+
+# --- 4.2 ----------------------------------------------------------------------------------------
+
+def _uniform(x, eps, generator):
+    return (2 * torch.rand(x.shape, generator=generator) - 1) * eps
+
+
+def _pgd(start=_uniform, low=lambda x_t, x, eps: x - eps, high=lambda x_t, x, eps: x + eps,
+         sign=1, box=lambda x: x.clamp(0, 1), gradient=input_gradient):
+    def fn(model, x, y, eps, steps, generator):
+        x_t = (x + start(x, eps, generator)).clamp(0, 1)
+        for _ in range(steps):
+            x_new = x_t + sign * 2.5 * eps / steps * gradient(model, x_t, y).sign()
+            x_t = box(x_new.clamp(low(x_t, x, eps), high(x_t, x, eps)))
+        return x_t
+    return fn
+
+
+def _gaussian(x, eps, generator):
+    return eps * torch.randn(x.shape, generator=generator)
+
+
+def _with_grad(model, x, y):
+    x = x.clone().requires_grad_()
+    F.cross_entropy(model(x), y).backward()
+    return x.grad
+
+
+@pytest.mark.parametrize(("fn", "words"), [
+    (_pgd(low=lambda x_t, x, e: x_t - e, high=lambda x_t, x, e: x_t + e), "leaves the ball"),
+    (_pgd(start=_gaussian), "Gaussian has no edge"),
+    (_pgd(start=lambda x, e, g: _gaussian(x, e, g).clamp(-e, e)), "on the very edge"),
+    (_pgd(start=lambda x, e, g: e * _gaussian(x, e, g).sign()), "on the very edge"),
+    (_pgd(start=lambda x, e, g: e * torch.rand(x.shape, generator=g)), "lopsided"),
+    (_pgd(start=lambda x, e, g: e * (torch.rand(x.shape, generator=g) - 0.5)), "not uniform"),
+    (_pgd(start=lambda x, e, g: 0.01 * _gaussian(x, e, g)), "not uniform"),
+    (_pgd(start=lambda x, e, g: 0 * x), "random start is gone"),
+    (_pgd(start=lambda x, e, g: e * (2 * torch.rand(x.shape) - 1)), "two equal calls"),
+    (_pgd(start=lambda x, e, g: _uniform(x, e, torch.Generator().manual_seed(1))),
+     "different seeds"),
+    (_pgd(sign=-1), "climbs"),
+    (_pgd(box=lambda x: x), "images must lie in [0, 1]"),
+    (_pgd(gradient=_with_grad), "gradients"),
+])
+def test_42_names_the_mistake(verdict, fn, words):
+    rejects(verdict, "4.2", fn, words)
+
+
+def _library(model, x, y, eps, steps, generator):
+    return pgd(model, x, y, eps=eps, steps=steps, generator=generator)
+
+
+def _judging_on_the_way(model, x, y, eps, steps, generator):
+    evaluation.fooled(model, x, y)
+    return _pgd(start=lambda x, e, g: norms.uniform_ball(x.shape, e, "linf", g))(
+        model, x, y, eps, steps, generator)
+
+
+@pytest.mark.parametrize("fn", [_pgd(), _library, _judging_on_the_way])
+def test_42_accepts_what_is_right(verdict, fn):
+    assert verdict("4.2", fn).startswith("✓")
+
+
+# --- 4.3 ----------------------------------------------------------------------------------------
+
+def _restarts(keep=lambda hit, x_t, x_adv, x: torch.where(hit, x_t, x_adv), judge_last=True,
+              redraw=True, eps_scale=1.0):
+    def fn(model, x, y, eps, steps, restarts, generator):
+        x_adv, eps = x.clone(), eps_scale * eps
+        for i in range(restarts):
+            if redraw or not i:
+                r = norms.uniform_ball(x.shape, eps, "linf", generator)
+            x_t = norms.project_box(x + r, x, eps, "linf")
+            for _ in range(steps):
+                hit = evaluation.fooled(model, x_t, y)
+                step = 2.5 * eps / steps * input_gradient(model, x_t, y).sign()
+                x_t = norms.project_box(x_t + step, x, eps, "linf")
+            hit = evaluation.fooled(model, x_t, y) if judge_last else hit
+            x_adv = keep(hit.view(-1, 1, 1, 1), x_t, x_adv, x)
+        return x_adv
+    return fn
+
+
+@pytest.mark.parametrize(("fn", "words"), [
+    (_restarts(keep=lambda hit, x_t, x_adv, x: torch.where(hit, x_t, x)), "overwrites"),
+    (_restarts(keep=lambda hit, x_t, x_adv, x: x_t), "overwrites"),
+    (_restarts(judge_last=False), "last step is never judged"),
+    (_restarts(redraw=False), "draw new noise"),
+    (_restarts(eps_scale=2), "too large"),
+    (_restarts(keep=lambda hit, x_t, x_adv, x: torch.where(hit, x_adv, x_t)), "keep x_t"),
+    (lambda model, x, y, eps, steps, restarts, generator:
+     pgd(model, x, y, eps=eps, steps=steps, generator=torch.Generator().manual_seed(3)),
+     "new noise"),
+    (lambda model, x, y, eps, steps, restarts, generator: x.add_(eps).clamp(0, 1), "in place"),
+])
+def test_43_names_the_mistake(verdict, fn, words):
+    rejects(verdict, "4.3", fn, words)
+
+
+def _library_restarts(model, x, y, eps, steps, restarts, generator):
+    return pgd(model, x, y, eps=eps, steps=steps, restarts=restarts, generator=generator)
+
+
+def _only_the_rest(model, x, y, eps, steps, restarts, generator):
+    x_adv = x.clone()
+    for _ in range(restarts):
+        left = ~evaluation.fooled(model, x_adv, y)
+        if left.any():
+            x_adv[left] = pgd(model, x[left], y[left], eps=eps, steps=steps, generator=generator)
+    return x_adv
+
+
+@pytest.mark.parametrize("fn", [_restarts(), _library_restarts, _only_the_rest])
+def test_43_accepts_what_is_right(verdict, fn):
+    assert verdict("4.3", fn).startswith("✓")
+
+
+# --- 4.4 ----------------------------------------------------------------------------------------
+
+def _pgd_with(**options):
+    return lambda model, x, y, eps, generator: pgd(model, x, y, eps=eps, generator=generator,
+                                                   **options)
+
+
+@pytest.mark.parametrize(("fn", "words"), [
+    (lambda model, x, y, eps, generator: x + 0, "unchanged"),
+    (lambda model, x, y, eps, generator: fgsm(model, x, y, eps=eps), "misled in the same way"),
+    (_pgd_with(steps=40), "misled in the same way"),
+    (lambda model, x, y, eps, generator: pgd(model, x, y, eps=2 * eps, loss=margin,
+                                             generator=generator), "too large"),
+    (lambda model, x, y, eps, generator: ifgsm(model, x, y, eps=eps, loss=margin) * 1.05,
+     "perturbation is too large"),
+    (lambda model, x, y, eps, generator: pgd(model, x, y, eps=eps / 2, loss=margin,
+                                             generator=generator), "on a way in"),
+    (lambda model, x, y, eps, generator: x + 0.1 * torch.nan, "NaN"),
+    (lambda model, x, y, eps, generator: y, "shape"),
+    (lambda model, x, y, eps, generator: evaluation.random_search(
+        model, x, y, eps=eps, queries=20, generator=generator), "survive"),
+])
+def test_44_names_the_mistake(verdict, fn, words):
+    rejects(verdict, "4.4", fn, words)
+
+
+def _behind_the_shield(model, x, y, eps, generator):
+    return pgd(model.model, x, y, eps=eps, steps=20, generator=generator)
+
+
+@pytest.mark.parametrize("fn", [_pgd_with(steps=20, loss=margin), _pgd_with(steps=20, loss=dlr),
+                                _behind_the_shield])
+def test_44_accepts_what_is_right(verdict, fn):
+    assert verdict("4.4", fn).startswith("✓")
+
+
+# --- all ----------------------------------------------------------------------------------------
+
+@pytest.fixture
+def stubs(tmp_path, monkeypatch):
+    """The functions of the stubs, as a notebook has them: with a source that can be looked up."""
+    head = ("import torch\nfrom course_lib import evaluation, norms\n"
+            "from course_lib.gradients import input_gradient\n\n")
+    text = head + "\n\n".join(exercise.stub for exercise in of_lesson(4))
+    (tmp_path / "stubs_of_lesson04.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("stubs_of_lesson04")
+    yield {exercise.id: getattr(module, exercise.name) for exercise in of_lesson(4)}
+    del sys.modules["stubs_of_lesson04"]
+
+
+def test_solutions_are_correct_and_stubs_are_not_attempted(verdict, stubs):
+    assert len(stubs) == 4
+    for exercise in of_lesson(4):
+        assert verdict(exercise.id, exercise.solution).startswith("✓"), exercise.id
+        assert verdict(exercise.id, stubs[exercise.id]).startswith("○"), exercise.id
+
+
+@pytest.mark.parametrize(("id", "words"), [("4.2", "leaves the ball"), ("4.3", "never judged")])
+def test_the_bugs_of_a_stub_are_named_once_it_is_touched(verdict, stubs, id, words):
+    rejects(verdict, id, lambda *inputs: stubs[id](*inputs), words)
+
+
+def test_the_shield_keeps_every_prediction_and_hides_every_gradient():
+    digits, net = datasets.mnist("test")[:20], models.load("mnist_cnn", "cpu")
+    behind = shield(net)
+    assert torch.equal(evaluation.predict(behind, digits.x).labels,
+                       evaluation.predict(net, digits.x).labels)
+    gradient = input_gradient(behind, digits.x, digits.y)
+    assert (gradient == 0).flatten(1).all(1).float().mean() > 0.9
