@@ -104,7 +104,7 @@ def objective(logits: Tensor, y: Tensor, target: Tensor | None, loss: Loss) -> T
 
 def logits_and_gradient(
     model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None,
-    loss: Loss = cross_entropy, *, check: bool = False,
+    loss: Loss = cross_entropy, *, check: bool = False, sharp: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One forward and one backward pass: the logits at x, and the gradient of the objective there.
 
@@ -112,15 +112,18 @@ def logits_and_gradient(
     Call it inside `attacking`, which freezes the parameters. Only an attack's first pass needs
     `check`: looking at the logits' values makes the program wait for the GPU.
 
-    Shape: x [n, ...], y and target [n] -> logits [n, classes], gradient [n, ...]; both detached.
+    The loss sees the logits times `sharp`, where that is given; the logits come back as they are.
+
+    Shape: x [n, ...], y, target, sharp [n] -> logits [n, classes], gradient [n, ...]; detached.
     """
     # Activations above 32 MB make the memory allocator of Linux ask the kernel for fresh pages in
     # every layer: 1,000 digits at once take 1.5 times as long as the same digits in parts.
     size = max(1, _PART // x[0].numel())
     if len(x) > size and not x.is_cuda:
-        targets = repeat(None) if target is None else target.split(size)
-        passes = [logits_and_gradient(model, *part, loss, check=check)
-                  for part in zip(x.split(size), y.split(size), targets, strict=False)]
+        parts = zip(*(repeat(None) if given is None else given.split(size)
+                      for given in (x, y, target, sharp)), strict=False)
+        passes = [logits_and_gradient(model, *part, loss, check=check, sharp=factors)
+                  for *part, factors in parts]
         logits, gradient = map(torch.cat, zip(*passes, strict=True))
         return logits, gradient
     with torch.enable_grad():
@@ -128,7 +131,8 @@ def logits_and_gradient(
         logits = model(x)
         if check:
             check_logits(logits.detach(), y, target)
-        (gradient,) = torch.autograd.grad(objective(logits, y, target, loss).sum(), x)
+        seen = logits if sharp is None else logits * sharp[:, None]
+        (gradient,) = torch.autograd.grad(objective(seen, y, target, loss).sum(), x)
     if check and not bool(gradient.isfinite().all()):
         raise ValueError("the gradient holds NaN or infinity: the model has an operation without a "
                          "derivative here, such as the square root of 0; add a small constant")

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from course_lib.gradients import (
     attacking,
     check_images,
-    check_logits,
     cross_entropy,
     logits_and_gradient,
     margin,
@@ -183,9 +182,7 @@ def start(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> Sear
     Were L linear down to the border, where it is about 0, r = -2L g / ||g||^2 would minimise the
     objective at c = ||g||^2 / 4L, and reach it.
     """
-    with torch.no_grad():
-        logits = model(x)
-    check_logits(logits, y, target)
+    logits, _ = logits_and_gradient(model, x, y, target, check=True)
     sharp = sharpness(logits, y, target)
     loss, gradient, hit = evaluate(model, x, y, target, sharp)
     zero, one = torch.zeros_like(loss), torch.ones_like(loss)
@@ -254,14 +251,11 @@ def choose_c(search: Search, steps: int) -> None:
 def evaluate(
     model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, sharp: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One pass: the loss L to be lowered [n], its gradient [n, pixels], and who is clearly fooled."""
-
-    def loss(logits: Tensor, label: Tensor) -> Tensor:
-        return (any_other if target is None else cross_entropy)(sharp[:, None] * logits, label)
-
-    logits, uphill = logits_and_gradient(model, x, y, target, loss)
-    return (-objective(logits, y, target, loss), -uphill,
-            lead(logits, y, target) > CLEAR * logits.abs().amax(1))
+    """One pass: the loss L to be lowered [n], its gradient [n, pixels], who is clearly fooled."""
+    loss = any_other if target is None else cross_entropy
+    logits, uphill = logits_and_gradient(model, x, y, target, loss, sharp=sharp)
+    value = -objective(logits * sharp[:, None], y, target, loss)
+    return value, -uphill, lead(logits, y, target) > CLEAR * logits.abs().amax(1)
 
 
 def sharpness(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
