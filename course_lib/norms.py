@@ -154,7 +154,9 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
     return direction.view_as(gradient)
 
 
-def climb(x: Tensor, gradient: Tensor, size: float, norm: str) -> Tensor:
+def climb(
+    x: Tensor, gradient: Tensor, size: float, norm: str, share: float = 1.0
+) -> Tensor:
     """A step of the given size from x along the steepest direction, none of it wasted at the box.
 
         linf, l2: x + size * steepest(gradient)
@@ -166,6 +168,7 @@ def climb(x: Tensor, gradient: Tensor, size: float, norm: str) -> Tensor:
     the step to the box afterwards is; for l2 the box may cost some of the gain.
 
     Shape: x, gradient [n, ...] -> the same. x must lie in the box.
+    share: how much of an l1 step, and of its range, one pixel may take; below 1 the step spreads.
     Raises: as `steepest`.
     Lesson: 04.
 
@@ -177,7 +180,7 @@ def climb(x: Tensor, gradient: Tensor, size: float, norm: str) -> Tensor:
     flat, place = gradient.flatten(1), x.flatten(1)
     room = torch.where(flat > 0, 1 - place, place) * (flat != 0)
     order = flat.abs().argsort(1, descending=True)
-    room = room.gather(1, order)
+    room = room.gather(1, order).clamp_max(share * min(size, 1))
     # What is left of size when a pixel's turn comes, in double: the sum runs over every pixel.
     left = size - (room.cumsum(1, dtype=torch.float64) - room)
     moved = torch.zeros_like(flat).scatter(1, order, left.clamp_min(0).minimum(room).to(x.dtype))

@@ -328,6 +328,15 @@ def test_climb_in_l1_is_the_optimum_of_ball_and_box(size, seed):
     assert (step * g).sum().item() == pytest.approx(-best.fun, abs=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_climb_in_l1_can_spread_over_more_pixels(share):
+    x, g = images(5, (1, 4, 5)), torch.randn(5, 1, 4, 5, generator=generator())
+    for size in (0.8, 1.5):
+        step = climb(x, g, size, "l1", share) - x
+        assert norm(step, "linf").max() <= share * min(size, 1) + 1e-6
+        assert norm(step, "l1").numpy() == pytest.approx(size, abs=1e-5)
+
+
 def test_climb_with_a_zero_gradient_stays():
     x = images(2, (1, 3, 3))
     for name in NORMS:

@@ -9,12 +9,18 @@ from course_lib.ascent import Callback, Update, ascend
 from course_lib.gradients import Loss, check_images, cross_entropy
 from course_lib.norms import check_ball, climb, project_box, uniform_ball
 
+# An l1 step of PGD moves no pixel by more than a quarter of the step or of the pixel's range. The
+# best single step would give all to one pixel, but a gradient does not hold that far: of 100
+# digits at eps = 8 and 40 steps the greedy step fools 73, this one 83, the top hundredth of the
+# pixels (SLIDE, Tramer and Boneh 2019) 83; at eps = 4 these are 33, 36 and 28.
+_SHARE = 0.25
 
-def gradient_step(step_size: float, eps: float, norm: str) -> Update:
+
+def gradient_step(step_size: float, eps: float, norm: str, share: float = 1.0) -> Update:
     """The update x_(t+1) = Pi(climb(x_t, grad, alpha)), Pi onto eps-ball and box."""
 
     def update(x_t: Tensor, gradient: Tensor, x: Tensor, state: None) -> tuple[Tensor, None]:
-        return project_box(climb(x_t, gradient, step_size, norm), x, eps, norm), state
+        return project_box(climb(x_t, gradient, step_size, norm, share), x, eps, norm), state
 
     return update
 
@@ -87,7 +93,7 @@ def pgd(
             noise = uniform_ball(x.shape, eps, norm, generator).to(x)
             start = project_box(x + noise, x, eps, norm)
         result = ascend(
-            model, x[left], y[left], update=gradient_step(alpha, eps, norm), steps=steps,
+            model, x[left], y[left], update=gradient_step(alpha, eps, norm, _SHARE), steps=steps,
             start=start[left], target=None if target is None else target[left], loss=loss,
             early_stop=early_stop, callback=callback,
         )
