@@ -40,7 +40,7 @@ bench: .venv/installed-bench
 # A stamp is touched only after pip has succeeded, so a broken install is tried again.
 .venv/installed: pyproject.toml | .venv/bin/python
 	@echo "Installing the course into .venv; the first time this takes some minutes."
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --editable .
 	$(JUPYTER) labextension disable "@jupyterlab/apputils-extension:announcements"
 	@touch $@
 

@@ -1,4 +1,7 @@
-"""How `make test` runs: notebooks strictly compared, no widgets, and no network but loopback."""
+"""How `make test` runs: notebooks strictly compared, no widgets, and no network but loopback.
+
+This file stands above tests/ because it also serves the notebooks and the library's doctests.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,46 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent
+OFFLINE = ROOT / "tests" / "offline"  # holds a sitecustomize.py that refuses connections
 
 # Before any test starts a kernel: kernels and other children inherit the environment.
 os.environ["COURSE_WIDGETS"] = "0"
 for variable in ("COURSE_MODE", "COURSE_BUDGET", "COURSE_RECORD"):
     os.environ.pop(variable, None)
-# tests/offline holds a sitecustomize.py that refuses every socket but loopback.
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH")]))
+    filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
+# Two test processes share the cores; PyTorch would let each use all of them.
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    exec((ROOT / "tests" / "offline" / "sitecustomize.py").read_text(), {"__name__": "offline"})
+    exec((OFFLINE / "sitecustomize.py").read_text(), {"__name__": "offline"})
+    config.option.nbval_sanitize_with = str(ROOT / "tests" / "sanitize.cfg")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if hasattr(item, "output_timeout"):  # a notebook cell of nbval
+        if _is_notebook_cell(item):
             item.output_timeout = 60  # 5 s is too short on a busy machine
             if "stderr" not in item.parent.skip_compare:
                 # Warnings differ between versions; a test forbids stored ones.
                 item.parent.skip_compare += ("stderr",)
+            group = item.path.stem
+        elif item.get_closest_marker("alone"):
+            group = item.name
+        else:
+            group = f"{item.path.parent.name}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_when)
+
+
+def _is_notebook_cell(item: pytest.Item) -> bool:
+    return item.path.suffix == ".ipynb"
+
+
+def _when(item: pytest.Item) -> int:
+    """What takes longest starts first, so that both processes end together."""
+    return 0 if item.get_closest_marker("alone") else 1 if _is_notebook_cell(item) else 2
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import os
 import sys
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 import numpy as np
 from nbclient import NotebookClient
+from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from PIL import Image
@@ -21,64 +25,130 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 600  # seconds a cell may take
+CELL_METADATA = {"slideshow", "tags", "jupyter"}  # worth storing; time stamps and such are not
 
 
-def execute(notebook: NotebookNode, *, progress: str = "") -> NotebookNode:
-    """Run all cells in order, in a fresh kernel that works in notebooks/; returns the notebook."""
-    notebook.metadata.pop("widgets", None)
-    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3",
-                            resources={"metadata": {"path": str(ROOT / "notebooks")}})
-    cells = tqdm(notebook.cells, desc=progress, unit="cell", disable=not progress)
-    with client.setup_kernel():
-        for index, cell in enumerate(cells):
+@dataclass
+class Clock:
+    """Seconds of each code cell of a lesson, and from its start to its first picture."""
+
+    cells: list[float] = field(default_factory=list)
+    first_picture: float | None = None
+
+    def __str__(self) -> str:
+        words = f"{sum(self.cells):.0f} s, slowest cell {max(self.cells, default=0.0):.1f} s"
+        if self.first_picture is not None:
+            words += f", first picture after {self.first_picture:.1f} s"
+        return words
+
+
+def execute(notebook: NotebookNode, folder: Path, *, label: str = "") -> Clock:
+    """Run all cells in order, in a fresh kernel that works in `folder`; fills in the outputs.
+
+    Raises: nbclient's errors, when a cell fails, hangs, or takes the kernel down.
+    """
+    clock, start = Clock(), time.perf_counter()
+    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", record_timing=False,
+                            resources={"metadata": {"path": str(folder)}})
+    bar = tqdm(notebook.cells, desc=label, unit="cell", disable=not label)
+    with client.setup_kernel(), bar:
+        for index, cell in enumerate(bar):
+            begin = time.perf_counter()
             client.execute_cell(cell, index)
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # time stamps
-    return notebook
+            if cell.cell_type != "code":
+                continue
+            clock.cells.append(time.perf_counter() - begin)
+            if clock.first_picture is None and pictures(cell):
+                clock.first_picture = time.perf_counter() - start
+    return clock
 
 
-def run_lesson(path: Path, *, store: bool) -> None:
+def pictures(cell: NotebookNode) -> list[Image.Image]:
+    """The PNG pictures among a cell's outputs."""
+    found = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+    return [Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB") for png in found]
+
+
+def picture_difference(old: Image.Image, new: Image.Image) -> np.ndarray:
+    """Grey levels between two pictures, block of 8 x 8 pixels by block: the eye's view, not bytes.
+
+    >>> white, black = (Image.new("RGB", (16, 8), name) for name in ("white", "black"))
+    >>> float(picture_difference(white, black).mean())
+    255.0
+    """
+    size = (max(old.width // 8, 1), max(old.height // 8, 1))
+    a, b = (np.asarray(p.resize(size, Image.Resampling.BOX), dtype=float) for p in (old, new))
+    return np.abs(a - b)
+
+
+def refresh(before: NotebookNode, after: NotebookNode) -> NotebookNode:
+    """The executed notebook as it is to be stored: outputs that say the same stay as they were."""
+    for old, new in zip(before.cells, after.cells, strict=True):
+        new.metadata = {k: v for k, v in new.metadata.items() if k in CELL_METADATA}
+        if new.cell_type == "code" and _same_outputs(old, new):
+            new.outputs = old.outputs
+    after.metadata = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python",
+                                     "name": "python3"},
+                      "language_info": {"name": "python"}}
+    return nbformat.from_dict(after)
+
+
+def _same_outputs(old: NotebookNode, new: NotebookNode) -> bool:
+    if _without_pictures(old) != _without_pictures(new):
+        return False
+    pairs = zip(pictures(old), pictures(new), strict=True)
+    # Another machine's last digits move a block by less than a grey level; another letter by more.
+    return all(a.size == b.size and picture_difference(a, b).max() < 2 for a, b in pairs)
+
+
+def _without_pictures(cell: NotebookNode) -> list[dict]:
+    found = []
+    for output in cell.outputs:
+        content = {k: v for k, v in output.items() if k != "execution_count"}
+        if "data" in content:
+            content["data"] = {k: k if k == "image/png" else v for k, v in output.data.items()}
+        found.append(content)
+    return found
+
+
+def run_lesson(path: Path, *, store: bool) -> Clock:
     """Run one lesson; write its page under build/, or its outputs back into the file."""
     before = nbformat.read(path, as_version=4)
-    after = execute(nbformat.read(path, as_version=4), progress=path.stem)
-    if not store:
+    after = nbformat.read(path, as_version=4)
+    clock = execute(after, path.parent, label=path.stem)
+    if store:
+        after = refresh(before, after)
+        if after != before:
+            nbformat.write(after, path)
+    else:
         page, _ = HTMLExporter().from_notebook_node(after)
         target = ROOT / "build" / f"{path.stem}.html"
         target.parent.mkdir(exist_ok=True)
         target.write_text(page, encoding="utf-8")
-        return
-    for i, (old, new) in enumerate(zip(before.cells, after.cells, strict=True)):
-        if old.cell_type == "code" and _alike(old.outputs, new.outputs):
-            after.cells[i].outputs = old.outputs
-    after.metadata.language_info = {"name": "python"}
-    if after != before:
-        nbformat.write(after, path)
+    return clock
 
 
-def _alike(old: list[NotebookNode], new: list[NotebookNode]) -> bool:
-    """Whether outputs say the same: equal texts, and pictures that no eye tells apart."""
-    return len(old) == len(new) and all(map(_same_output, old, new))
-
-
-def _same_output(old: NotebookNode, new: NotebookNode) -> bool:
-    pictures = [output.get("data", {}).get("image/png") for output in (old, new)]
-    if all(pictures):
-        a, b = (np.asarray(Image.open(io.BytesIO(base64.b64decode(p))).convert("RGB"), dtype=float)
-                for p in pictures)
-        return a.shape == b.shape and np.abs(a - b).mean() < 0.5
-    return old == new
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("lessons", nargs="*", type=Path,
                         default=sorted((ROOT / "notebooks").glob("*.ipynb")))
     parser.add_argument("--store", action="store_true", help="write outputs into the notebooks")
     chosen = parser.parse_args(arguments)
+    os.environ["COURSE_WIDGETS"] = "0"  # kernels inherit it: no front end will draw widgets
+    failed = []
     for path in chosen.lessons:
-        run_lesson(path, store=chosen.store)
-    if not chosen.store:
-        print(f"{len(chosen.lessons)} pages written to {ROOT / 'build'}")
+        try:
+            clock = run_lesson(path, store=chosen.store)
+        except (CellControlSignal, DeadKernelError) as error:
+            failed.append(path.stem)
+            print(f"{path.stem}: stopped\n{error}")
+        else:
+            print(f"{path.stem}: {clock}")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    elif not chosen.store:
+        print(f"The pages are in {ROOT / 'build'}")
+    return len(failed)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,38 @@ is on PYTHONPATH, so kernels and other child processes of the tests are covered 
 
 import socket
 
+LOCAL = (None, "", "localhost", "::1", "0.0.0.0")
 
-def _guard(method_name):
-    original = getattr(socket.socket, method_name)
 
-    def guarded(self, address, *rest):
+def _refuse_if_far(host):
+    if isinstance(host, bytes):
+        host = host.decode()
+    if host not in LOCAL and not host.startswith("127."):
+        raise OSError(f"the tests allow no connection to {host}")
+
+
+def _guard_socket(method, address_at):
+    original = getattr(socket.socket, method)
+
+    def guarded(self, *arguments):
         if self.family in (socket.AF_INET, socket.AF_INET6):
-            host = str(address[0])
-            if not (host.startswith("127.") or host in ("localhost", "::1", "")):
-                raise OSError(f"the tests allow no connection to {host}")
-        return original(self, address, *rest)
+            _refuse_if_far(arguments[address_at][0])
+        return original(self, *arguments)
 
-    setattr(socket.socket, method_name, guarded)
+    setattr(socket.socket, method, guarded)
 
 
-for _name in ("connect", "connect_ex"):
-    _guard(_name)
+def _guard_name_service():
+    original = socket.getaddrinfo
+
+    def guarded(host, *arguments, **options):
+        _refuse_if_far(host)
+        return original(host, *arguments, **options)
+
+    socket.getaddrinfo = guarded
+
+
+_guard_socket("connect", 0)
+_guard_socket("connect_ex", 0)
+_guard_socket("sendto", -1)
+_guard_name_service()

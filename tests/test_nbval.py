@@ -1,0 +1,60 @@
+"""nbval as this project sets it up: notebooks with planted faults fail, sound ones pass."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as Xml
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def stdout(text: str) -> list:
+    return [nbformat.v4.new_output("stream", name="stdout", text=text)]
+
+
+def value(text: str) -> list:
+    return [nbformat.v4.new_output("execute_result", {"text/plain": text})]
+
+
+FAR = """import socket
+try:
+    socket.create_connection(("192.0.2.1", 80), timeout=1)
+except OSError as error:
+    print(error)"""
+# Source, stored outputs, and what must become of the cell.
+CELLS = [
+    ("print(1)", stdout("1\n"), "passed"),
+    ("print(2)", stdout("3\n"), "failed"),
+    ("print(2)", [], "failed"),
+    ("", [], "passed"),
+    ("1 / 0", [], "failed"),
+    ("import sys; print('a warning', file=sys.stderr)", [], "passed"),
+    ("object()", value("<object at 0x7f0000000000>"), "passed"),
+    (FAR, stdout("the tests allow no connection to 192.0.2.1\n"), "passed"),
+    ("import os; print(os.getcwd() == os.path.realpath('.'))", stdout("True\n"), "passed"),
+    ("import time; time.sleep(60)", [], "failed"),
+    ("print(1)", stdout("1\n"), "error"),  # after a timeout nothing counts as expected
+]
+
+
+@pytest.mark.alone
+def test_planted_faults_are_found(tmp_path):
+    cells = [nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=i)
+             for i, (source, outputs, _) in enumerate(CELLS, 1)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "planted.ipynb")
+    report = tmp_path / "report.xml"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "conftest", "-n0",
+         "--nbval-cell-timeout=4", f"--junitxml={report}", tmp_path / "planted.ipynb"],
+        cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+    outcomes = []
+    for case in Xml.parse(report).iter("testcase"):
+        bad = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        outcomes.append({"failure": "failed"}.get(bad[0], bad[0]) if bad else "passed")
+    assert outcomes == [outcome for *_, outcome in CELLS], done.stdout
