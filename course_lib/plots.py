@@ -19,6 +19,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from course_lib import runtime
@@ -335,11 +336,12 @@ def attack_plane(
     axis = fig.axes[0]
     fig.axes[1].set_ylabel("margin: best wrong logit minus right one")
     lines = (("border", grid[0], 0.0, BLACK, "-"), ("eps-ball", grid[1], eps, "white", "--"))
-    for name, values, level, colour, style in lines:
-        line = axis.contour(u, v, _numbers(values), levels=[level], colors=colour, linewidths=3.5,
-                            linestyles=style)
-        for text in axis.clabel(line, fmt=name, colors=BLACK):
-            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+    for _, values, level, colour, style in lines:
+        axis.contour(u, v, _numbers(values), levels=[level], colors=colour, linewidths=3.5,
+                     linestyles=style)
+    axis.legend([Line2D([], [], color=colour, linestyle=style, marker="")
+                 for *_, colour, style in lines], [name for name, *_ in lines],
+                loc="lower left", frameon=True, facecolor="#999999", labelcolor=BLACK)
     for name, point in (marks or {}).items():
         axis.plot(*point.tolist(), color=VERMILLION, marker="s", markersize=11, linestyle="",
                   markeredgecolor="white")

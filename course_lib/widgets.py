@@ -14,20 +14,23 @@ import html
 import io
 import math
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ipywidgets as ui
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from IPython.display import display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from course_lib import evaluation, plots, runtime
+from course_lib.attacks import fgsm, mifgsm, pgd
 from course_lib.datasets import Images
-from course_lib.gradients import input_gradient
+from course_lib.gradients import input_gradient, margin
 from course_lib.norms import norm, project_box, steepest
 
 # --- predictions and quizzes --------------------------------------------------------------------
@@ -346,6 +349,10 @@ def png(image: Tensor) -> bytes:
     scale = max(1, side // max(picture.size))
     if scale > 1:
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+    return _png_bytes(picture)
+
+
+def _png_bytes(picture: Image.Image) -> bytes:
     data = io.BytesIO()
     picture.save(data, format="PNG", compress_level=1)
     return data.getvalue()
@@ -405,3 +412,192 @@ class NormBallExplorer:
         self.caption.value = _lines(
             f"{what} in l_p: {size:.2f}",
             f"{self.show.value}: ({reached[0]:.2f}, {reached[1]:.2f})", *notes)
+
+
+# --- the transfer explorer ----------------------------------------------------------------------
+
+
+def transfer_explorer(models: Mapping[str, nn.Module], images: Images) -> None:
+    """Momentum on a network of your choice, judged by all: sliders for mu, the steps and eps.
+
+    Its still twin shows the first network attacked without momentum and with it.
+    """
+    if runtime.live():
+        display(TransferExplorer(models, images).box)
+        return
+    first = next(iter(models))
+    plots.bars([*models], {f"mu = {mu}": transfer_rates(models, first, images, mu=mu)
+                           for mu in (0, 1)},
+               xlabel=f"success in %, {first} attacked", title="What mu = 1 changes at eps = 0.25")
+    plt.show()
+
+
+def transfer_rates(
+    models: Mapping[str, nn.Module], source: str, images: Images, *, mu: float, steps: int = 10,
+    eps: float = 0.25,
+) -> list[float]:
+    """Success in % of MI-FGSM on the source, judged by each of the models."""
+    attack = functools.partial(mifgsm, eps=eps, steps=steps, mu=mu)
+    return evaluation.transfer_matrix({source: models[source]}, models, images.x, images.y,
+                                      attack=attack).success[0].tolist()
+
+
+class TransferExplorer:
+    """The controls and bars of the transfer explorer; `box` is what is displayed."""
+
+    def __init__(self, models: Mapping[str, nn.Module], images: Images) -> None:
+        self.models, self.images = models, images
+        self.source = ui.Dropdown(options=[*models], description="attacked")
+        self.mu = ui.FloatSlider(value=0, min=0, max=2, step=0.1, description="mu",
+                                 readout_format=".1f")
+        self.steps = ui.IntSlider(value=10, min=1, max=20, description="steps")
+        self.eps = ui.FloatSlider(value=0.25, min=0.05, max=0.35, step=0.01, description="eps")
+        self.chart = ui.HTML()
+        controls = (self.source, self.mu, self.steps, self.eps)
+        self.box = ui.HBox([ui.VBox(controls), self.chart])
+        self.box.add_class("transfer-explorer")
+        for control in controls:
+            control.observe(self._changed, "value")
+        self._changed()
+
+    def _changed(self, _: object = None) -> None:
+        rates = transfer_rates(self.models, self.source.value, self.images, mu=self.mu.value,
+                               steps=self.steps.value, eps=self.eps.value)
+        rows = [self._bar(name, rate) for name, rate in zip(self.models, rates, strict=True)]
+        self.chart.value = f'<div aria-live="polite">{"".join(rows)}</div>'
+
+    def _bar(self, name: str, rate: float) -> str:
+        white = name == self.source.value
+        colour = plots.BLUE if white else plots.VERMILLION
+        box = "white box" if white else "black box"
+        return (f'<div style="margin:6px"><b>{html.escape(name)}</b>, {box}: {rate:.0f} %'
+                f'<div style="width:18em;background:#eee"><div style="width:{rate:.0f}%;'
+                f'height:1.1em;background:{colour}"></div></div></div>')
+
+
+# --- the PGD explorer ---------------------------------------------------------------------------
+
+Point = tuple[float, float]
+
+_SLOWER = (80, 40, 20, 8, 4, 2, 1)  # step sizes alpha = eps / k
+
+
+def pgd_explorer(model: nn.Module, images: Images, *, eps: float, steps: int = 20) -> None:
+    """The path of PGD over the margin of one image, step by step: size of the steps, and the start.
+
+    Its still twin shows the first image after several steps.
+    """
+    if runtime.live():
+        display(PgdExplorer(model, images, eps=eps, steps=steps).box)
+    else:
+        pgd_strip(model, images, eps=eps, steps=steps)
+        plt.show()
+
+
+def pgd_path(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, step_size: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Every iterate of PGD on one image, x_0 first: [steps + 1, ...]. A generator: random start."""
+    path: list[Tensor] = []
+    pgd(model, x, y, eps=eps, steps=steps, step_size=step_size, generator=generator,
+        random_start=generator is not None, callback=lambda t, x_t: path.append(x_t))
+    return torch.cat(path)
+
+
+def pgd_strip(model: nn.Module, images: Images, *, eps: float, steps: int) -> Figure:
+    """The first image on the way: after no step, one, two, and so on up to `steps`."""
+    x, y = images.x[:1], images.y[:1]
+    shown = sorted({0, 1, 2, steps // 4, steps // 2, steps})
+    path = pgd_path(model, x, y, eps=eps, steps=steps, step_size=eps / 8)[shown]
+    captions = plots.names(evaluation.predict(model, path), images.classes, y.expand(len(path)))
+    return plots.images(
+        path, [f"step {t}\n{name}" for t, name in zip(shown, captions, strict=True)],
+        title=f"Small steps of alpha = eps/8 carry this \"{images.classes[y.item()]}\" "
+              "across the border")
+
+
+class PgdExplorer:
+    """The controls and pictures of the PGD explorer; `box` is what is displayed."""
+
+    def __init__(self, model: nn.Module, images: Images, *, eps: float, steps: int = 20) -> None:
+        self.model, self.images, self.eps, self.steps = model, images, eps, steps
+        self.background = functools.lru_cache(maxsize=32)(self._background)
+        wide = {"description_width": "6em"}
+        self.image = ui.Dropdown(
+            options=[(f"{i + 1}  {name}", i) for i, name in enumerate(images.names)], value=0,
+            description="image", style=wide)
+        self.alpha = ui.SelectionSlider(
+            options=[("eps" if k == 1 else f"eps/{k}", eps / k) for k in _SLOWER], value=eps / 8,
+            description="alpha", continuous_update=True, style=wide)
+        self.random = ui.Checkbox(value=False, description="start at a random point of the ball",
+                                  style=wide)
+        self.t = ui.IntSlider(value=0, min=0, max=steps, description="step t", style=wide,
+                              continuous_update=True)
+        self.plane, self.adversarial = ui.Image(format="png"), ui.Image(format="png")
+        self.plane.add_class("pgd-plane")
+        self.adversarial.add_class("pgd-adversarial")
+        self.caption = ui.HTML()
+        self.box = ui.VBox([
+            ui.HBox([self.image, self.random]), ui.HBox([self.alpha, self.t]),
+            ui.HBox([self.plane, ui.VBox([self.adversarial, self.caption])],
+                    layout=ui.Layout(flex_flow="row wrap")),
+        ])
+        self.box.add_class("pgd-explorer")
+        for control in (self.image, self.alpha, self.random):
+            control.observe(self._changed_path, "value")
+        self.t.observe(self._changed_t, "value")
+        self._changed_path()
+
+    def _background(self, index: int) -> tuple[Image.Image, Callable[[Tensor], list[Point]]]:
+        """The margin around an image as a picture, and where images lie on it, in its pixels."""
+        x, y = self.images.x[index:index + 1], self.images.y[index:index + 1]
+        end = pgd_path(self.model, x, y, eps=self.eps, steps=self.steps, step_size=self.eps / 8)
+        one = fgsm(self.model, x, y, eps=self.eps)
+        plane = plots.Plane.through(x[0], one[0], end[-1])
+        reach = plane.coordinates(torch.cat([one, end])).cpu()
+        fig = plots.attack_plane(
+            plane, lambda points: margin(evaluation.logits(self.model, points),
+                                         y.expand(len(points))),
+            eps=self.eps, reach=reach, marks={"FGSM": reach[0]})
+        FigureCanvasAgg(fig).draw()
+        picture = Image.fromarray(np.array(fig.canvas.buffer_rgba())).convert("RGB")
+        to_pixels = fig.axes[0].transData.frozen()
+        plt.close(fig)
+
+        def place(images: Tensor) -> list[Point]:
+            points = to_pixels.transform(plane.coordinates(images).cpu().numpy())
+            return [(a, picture.height - b) for a, b in points.tolist()]
+
+        return picture, place
+
+    def _changed_path(self, _: object = None) -> None:
+        """Another image, step size or start: the path anew, one batch of predictions for it."""
+        index = self.image.value
+        x, y = self.images.x[index:index + 1], self.images.y[index:index + 1]
+        self.path = pgd_path(self.model, x, y, eps=self.eps, steps=self.steps,
+                             step_size=self.alpha.value,
+                             generator=runtime.generator(0) if self.random.value else None)
+        self.logits = evaluation.logits(self.model, self.path)
+        self.margins = margin(self.logits, y.expand(len(self.path)))
+        self.points = self.background(index)[1](self.path)
+        self._changed_t()
+
+    def _changed_t(self, _: object = None) -> None:
+        """Another step of the path that is at hand: nothing is computed, only drawn."""
+        t = self.t.value
+        picture = self.background(self.image.value)[0].copy()
+        draw, points = ImageDraw.Draw(picture), self.points[:t + 1]
+        draw.line(points, fill="white", width=4)
+        for a, b in points:
+            draw.ellipse((a - 4, b - 4, a + 4, b + 4), fill="white", outline="black")
+        a, b = points[-1]
+        draw.ellipse((a - 8, b - 8, a + 8, b + 8), fill=plots.ORANGE, outline="black", width=2)
+        self.plane.value = _png_bytes(picture)
+        self.adversarial.value = png(self.path[t])
+        confidence, best = self.logits[t].softmax(0).max(0)
+        label = self.images.y[self.image.value].item()
+        self.caption.value = _lines(
+            f"after step {t} of {self.steps}",
+            f"{self.images.classes[best]}  {plots.percent(confidence.item())}",
+            f"margin {self.margins[t]:+.1f}", "fooled" if best != label else "not fooled")

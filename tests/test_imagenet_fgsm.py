@@ -35,7 +35,8 @@ def test_one_batched_call_fools_most_photographs(network, photos):
 
 def test_random_signs_of_that_size_do_not(network, photos):
     """It is the direction that fools, not the size."""
-    signs = torch.randint(0, 2, photos.x.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, photos.x.shape, generator=generator) * 2.0 - 1
     noisy = (photos.x + 2 / 255 * signs.to(photos.x)).clamp(0, 1)
     one_step = fgsm(network, photos.x, photos.y, eps=2 / 255)
     assert evaluation.fooled(network, noisy, photos.y).float().mean().item() <= 0.1

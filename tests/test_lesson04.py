@@ -59,7 +59,7 @@ def _batch(x_t, gradient, x, alpha, eps):
     (_batch, "of the pixels differ"),
     (lambda x_t, g, x, a, e: None, "returns nothing"),
     (lambda x_t, g, x, a, e: x_t + "1", "TypeError"),
-], ids=str)
+])
 def test_41_names_the_mistake(verdict, fn, words):
     rejects(verdict, "4.1", fn, words)
 

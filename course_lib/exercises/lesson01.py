@@ -342,9 +342,9 @@ EXERCISES = [
         id="1.1",
         title="four ways to measure",
         stub='''
-def lp_norm(r, p):
-    """The lp norm of every image of a batch: r [n, ...] -> [n]."""
-    size = r.flatten(1).abs()  # [n, entries]: every |r_i|
+def lp_norm(delta, p):
+    """The lp norm of every perturbation of a batch: delta [n, ...] -> [n]."""
+    size = delta.flatten(1).abs()  # [n, entries]: every |r_i|
     if p == 0:
         return ...
     if p == math.inf:
@@ -367,9 +367,9 @@ def lp_norm(r, p):
         id="1.2",
         title="the norm that was zero",
         stub='''
-def lp_norm_large(r, p):
-    """The lp norm of every image, for large p too: r [n, ...] -> [n]."""
-    size = r.flatten(1).abs()
+def lp_norm_large(delta, p):
+    """The lp norm of every perturbation, for large p too: delta [n, ...] -> [n]."""
+    size = delta.flatten(1).abs()
     return size.pow(p).sum(1).pow(1 / p)
 ''',
         solution=norms.norm,
