@@ -187,6 +187,8 @@ def curves(
         ends.append((_numbers(values)[-1], name, line.get_color()))
     if logx:
         axis.set_xscale("log")
+        axis.minorticks_off()
+        axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.set(xlabel=xlabel, ylabel=ylabel)
     _name_ends(axis, x[-1], ends)
     _headline(fig, title)

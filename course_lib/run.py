@@ -49,7 +49,8 @@ def execute(notebook: NotebookNode, folder: Path, *, label: str = "") -> Clock:
     """
     clock, start = Clock(), time.perf_counter()
     client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", record_timing=False,
-                            resources={"metadata": {"path": str(folder)}})
+                            resources={"metadata": {"path": str(folder)}},
+                            extra_arguments=["--log-level=ERROR"])
     bar = tqdm(notebook.cells, desc=label, unit="cell", disable=not label)
     with client.setup_kernel(), bar:
         for index, cell in enumerate(bar):

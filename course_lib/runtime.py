@@ -75,7 +75,8 @@ def setup(lesson: int) -> None:
             else f"CPU, {torch.get_num_threads()} threads")
     budget = "quick" if quick() else "full"
     mode = ", lecture mode" if lecture() else ""
-    print(f"Lesson {lesson:02d} runs on: {name} · {budget} budget{mode} · PyTorch {torch.__version__}")
+    print(f"Lesson {lesson:02d} runs on: {name} · {budget} budget{mode} "
+          f"· PyTorch {torch.__version__}")
 
 
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
