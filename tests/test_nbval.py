@@ -35,6 +35,7 @@ CELLS = [
     ("1 / 0", [], "failed"),
     ("import sys; print('a warning', file=sys.stderr)", [], "passed"),
     ("object()", value("<object at 0x7f0000000000>"), "passed"),
+    ("object();", [], "passed"),
     (FAR, stdout("the tests allow no connection to 192.0.2.1\n"), "passed"),
     ("import os; print(os.getcwd() == os.path.realpath('.'))", stdout("True\n"), "passed"),
     ("import time; time.sleep(60)", [], "failed"),
