@@ -109,7 +109,7 @@ def _diagnose_ensemble(fn) -> Finding:
 
 
 def black_box_success(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> float:
-    """Of the images that the model names correctly, the share whose x_adv it gets wrong."""
+    """Of the images named correctly, the share that the model gets wrong as x_adv."""
     right = ~evaluation.fooled(model, x, y)
     return evaluation.fooled(model, x_adv, y)[right].float().mean().item()
 
@@ -235,7 +235,7 @@ def ensemble_logits(models, x):
         title="an honest success rate",
         stub='''
 def black_box_success(model, x, x_adv, y):
-    """Of the images that the model names correctly, the share whose x_adv it gets wrong."""
+    """Of the images named correctly, the share that the model gets wrong as x_adv."""
     return 0.0
 ''',
         solution=black_box_success,
