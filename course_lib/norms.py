@@ -127,7 +127,7 @@ def project_box(x_new: Tensor, x: Tensor, eps: float, norm: str) -> Tensor:
 
 
 def steepest(gradient: Tensor, norm: str) -> Tensor:
-    """The direction of unit size along which the loss rises fastest: argmax <g, d> over ||d||_p <= 1.
+    """The direction of unit size in which the loss rises fastest: argmax <g, d> over ||d||_p <= 1.
 
         linf: sign(g)      l2: g / ||g||_2      l1: the sign of the largest entry, zero elsewhere
 

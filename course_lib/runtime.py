@@ -67,7 +67,7 @@ def setup(lesson: int) -> None:
     from course_lib import plots
 
     torch.manual_seed(lesson)
-    np.random.seed(lesson)
+    np.random.seed(lesson)  # noqa: NPY002 - for what students write with it
     random.seed(lesson)
     plots.use_style()
     where = device()
