@@ -168,7 +168,8 @@ def climb(
     the step to the box afterwards is; for l2 the box may cost some of the gain.
 
     Shape: x, gradient [n, ...] -> the same. x must lie in the box.
-    share: how much of an l1 step, and of its range, one pixel may take; below 1 the step spreads.
+    share: how much of an l1 step, and of its range, one pixel may take; below 1 the step spreads,
+    though a pixel may always move by a tenth of its range.
     Raises: as `steepest`.
     Lesson: 04.
 
@@ -180,7 +181,8 @@ def climb(
     flat, place = gradient.flatten(1), x.flatten(1)
     room = torch.where(flat > 0, 1 - place, place) * (flat != 0)
     order = flat.abs().argsort(1, descending=True)
-    room = room.gather(1, order).clamp_max(share * min(size, 1))
+    # Below a tenth of the range, spreading would cost more than the curvature that it avoids.
+    room = room.gather(1, order).clamp_max(max(0.1, share * min(size, 1)))
     # What is left of size when a pixel's turn comes, in double: the sum runs over every pixel.
     left = size - (room.cumsum(1, dtype=torch.float64) - room)
     moved = torch.zeros_like(flat).scatter(1, order, left.clamp_min(0).minimum(room).to(x.dtype))
