@@ -133,7 +133,7 @@ def attack_rows(
         fig, axes = _grid(1, 3, x, [captions[0] + captions[2]], title)
         fig.get_layout_engine().set(wspace=0.12)
         for axis, kind, picture, caption in zip(axes[0], kinds, pictures, captions, strict=True):
-            _picture(axis, picture[0], caption[0], 3)
+            _picture(axis, picture[0], caption[0], 3, smooth=picture is not pictures[1])
             axis.set_title(kind.replace("\n", " "))
         for axis, sign in zip(axes[0, 1:], "+=", strict=True):
             axis.text(-0.13, 0.5, sign, transform=axis.transAxes, ha="center", va="center",
@@ -142,7 +142,8 @@ def attack_rows(
         fig, axes = _grid(3, len(x), x, captions, title, tallest=1.6)
         for row, kind, picture, caption in zip(axes, kinds, pictures, captions, strict=True):
             for axis, image, text in zip(row, picture, caption, strict=True):
-                _picture(axis, image, text, len(x))
+                # Smoothed, a perturbation of pixel by pixel signs would look weaker than it is.
+                _picture(axis, image, text, len(x), smooth=picture is not pictures[1])
             row[0].set_ylabel(kind)
     return fig
 
@@ -514,9 +515,9 @@ def _caption_size(columns: int) -> float:
     return max(9.5, plt.rcParams["font.size"] * min(1, 5 / columns))
 
 
-def _picture(axis: Axes, image: Tensor, caption: str, columns: int) -> None:
-    smooth = "antialiased" if image.shape[-1] > 64 else "nearest"
-    axis.imshow(array(image), interpolation=smooth)
+def _picture(axis: Axes, image: Tensor, caption: str, columns: int, *, smooth: bool = True) -> None:
+    smooth = smooth and image.shape[-1] > 64
+    axis.imshow(array(image), interpolation="antialiased" if smooth else "nearest")
     axis.set_xlabel(_wrap(caption, columns), fontsize=_caption_size(columns))
 
 

@@ -89,3 +89,15 @@ def test_only_what_looks_different_is_replaced():
     assert refreshed(picture(), nbformat.v4.new_output("stream", text="a"))
     assert refreshed(nbformat.v4.new_output("stream", text="a"),
                      nbformat.v4.new_output("stream", text="b"))
+
+
+def test_pictures_are_stored_without_transparency_and_without_loss():
+    before, after = notebook("draw()"), notebook("draw()")
+    noise = Image.effect_noise((64, 64), 50).convert("RGBA")
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    png = base64.b64encode(buffer.getvalue()).decode()
+    after.cells[0].outputs = [nbformat.v4.new_output("display_data", {"image/png": png})]
+    (cell,) = run.refresh(before, after).cells
+    assert run.pictures(cell)[0].tobytes() == noise.convert("RGB").tobytes()
+    assert len(cell.outputs[0].data["image/png"]) < len(png)

@@ -30,7 +30,7 @@ def fgsm_step(model, x, y, eps):
     """Move every pixel by eps in the direction that raises the loss."""
     x_free = x.clone().requires_grad_()
     loss = F.cross_entropy(model(x_free), y, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, x_free)
+    gradient = torch.autograd.grad(loss, x_free)[0]
     return (x + eps * gradient.sign()).clamp(0, 1)
 
 
@@ -76,7 +76,7 @@ def _targeted(fn: Function) -> Finding:
 
 
 def fgsm_l2(model, x, y, eps):
-    """One step of Euclidean length eps in the direction that raises the loss fastest."""
+    """One step of l_2 length eps in the direction that raises the loss fastest."""
     gradient = input_gradient(model, x, y)
     length = norm(gradient, 2).clamp_min(1e-30).view(-1, 1, 1, 1)
     return (x + eps * gradient / length).clamp(0, 1)
@@ -175,7 +175,7 @@ def _colleague(fn: Function) -> Finding:
 
 
 def success(model, x, y, eps):
-    """The share of images that FGSM fools, from 0 to 1, so that a sceptic accepts it."""
+    """The share of images that FGSM fools, 0 to 1, so that a sceptic accepts it."""
     right = ~evaluation.fooled(model, x, y)
     x_adv = evaluation.eight_bits(fgsm(model, x, y, eps=eps))
     return evaluation.fooled(model, x_adv, y)[right].float().mean().item()
@@ -256,7 +256,7 @@ def fgsm_step(model, x, y, eps):
     """Move every pixel by eps in the direction that raises the loss."""
     x_free = x.clone().requires_grad_()
     loss = F.cross_entropy(model(x_free), y, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, x_free)
+    gradient = torch.autograd.grad(loss, x_free)[0]
     return x          # here the step is missing, and the box
 ''',
         solution=fgsm_step,
@@ -295,7 +295,7 @@ def fgsm_targeted(model, x, target, eps):
         title="FGSM in l_2",
         stub='''
 def fgsm_l2(model, x, y, eps):
-    """One step of Euclidean length eps in the direction that raises the loss fastest."""
+    """One step of l_2 length eps in the direction that raises the loss fastest."""
     gradient = input_gradient(model, x, y)
     return x
 ''',
@@ -342,7 +342,7 @@ def colleague(model, x, y, eps):
         title="a result that is too good",
         stub='''
 def success(model, x, y, eps):
-    """The share of images that FGSM fools, from 0 to 1, so that a sceptic accepts it."""
+    """The share of images that FGSM fools, 0 to 1, so that a sceptic accepts it."""
     x_adv = fgsm(model, x, y, eps=eps)
     return evaluation.fooled(model, x_adv, y).float().mean().item()
 ''',
