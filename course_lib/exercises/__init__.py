@@ -293,12 +293,12 @@ def _fingerprint(tree: ast.AST) -> str:
 
 
 def _without_docstring(source: str) -> str:
-    """A library function as a student reads it: signature and code, its comments kept."""
-    (function,) = _functions(source).values()
-    if ast.get_docstring(function) is None:
+    """A library function or class as a student reads it: its code, with the comments kept."""
+    (definition,) = ast.parse(source).body
+    if ast.get_docstring(definition) is None:
         return source
     lines = source.splitlines(keepends=True)
-    docstring = function.body[0]
+    docstring = definition.body[0]
     del lines[docstring.lineno - 1:docstring.end_lineno]
     return "".join(lines)
 
