@@ -50,12 +50,14 @@ def differential_evolution(
         child_i = x_r1 + F * (x_r2 - x_r3),   i, r1, r2, r3 all different    ("best1": x_r1 = best)
 
     without crossover, as in the one-pixel paper. A child replaces its parent when it is not
-    worse; all children of a generation are judged before any replaces. A problem leaves the batch
-    with the generation that solves it.
+    worse, or when it solves the problem; all children of a generation are judged before any
+    replaces. A problem leaves the batch with the generation that solves it.
 
     Shape: start [N, P, G]; lower, upper [G]; one generator a problem.
-    callback(generation, genes, costs, problems) sees each population, from generation 0.
-    Raises: ValueError for fewer than four candidates or an unknown strategy.
+    callback(generation, genes, costs, problems) sees each population, from generation 0: genes
+    [a, P, G] and costs [a, P] of the a problems still in the batch, problems [a] says which.
+    Raises: ValueError for fewer than four candidates, negative generations, a number of generators
+    other than N, or an unknown strategy.
     Reference: Storn and Price 1997; Su, Vargas, Sakurai 2019, equation 3.
     Lesson: 06.
 
@@ -66,12 +68,8 @@ def differential_evolution(
     >>> found.solved
     tensor([True, True])
     """
-    if start.shape[1] < 4:
-        raise ValueError(f"a population of {start.shape[1]} has no three distinct parents for a "
-                         "child beside itself: use at least 4")
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown strategy {strategy!r}: use one of {', '.join(STRATEGIES)}")
     n, size, _ = start.shape
+    _check(n, size, generations, generators, strategy)
     where = start.device
     problems, genes = torch.arange(n, device=where), start.clamp(lower, upper)
     costs, solved = objective(genes, problems)
@@ -80,27 +78,47 @@ def differential_evolution(
     for generation in range(generations + 1):
         if callback:
             callback(generation, genes, costs, problems)
+        rows, index = torch.arange(len(problems), device=where), champion(costs, solved)
         best.evaluations[problems] += size
-        index = champion(costs, solved)
-        rows = torch.arange(len(problems), device=where)
         best.genes[problems], best.costs[problems] = genes[rows, index], costs[rows, index]
         best.solved[problems] = solved[rows, index]
         going = ~best.solved[problems]
         if generation == generations or not bool(going.any()):
             break
-        problems, genes, costs, solved = problems[going], genes[going], costs[going], solved[going]
+        problems, genes, costs = problems[going], genes[going], costs[going]
         children = _children(genes, costs, [generators[i] for i in problems.tolist()],
                              factor, strategy).clamp(lower, upper)
-        new_costs, new_solved = objective(children, problems)
-        better = new_costs <= costs
+        new_costs, solved = objective(children, problems)
+        # Nobody left here solves its problem, so whatever does goes before its parent.
+        better = solved | (new_costs <= costs)
         genes = torch.where(better[..., None], children, genes)
         costs = torch.where(better, new_costs, costs)
-        solved = torch.where(better, new_solved, solved)
     return best
 
 
+def _check(
+    n: int, size: int, generations: int, generators: list[torch.Generator], strategy: str
+) -> None:
+    if size < 4:
+        raise ValueError(f"a population of {size} has no three distinct parents for a child "
+                         "beside itself: use at least 4")
+    if generations < 0:
+        raise ValueError(f"generations = {generations}: use 0 (the start alone) or more")
+    if len(generators) != n:
+        raise ValueError(f"{n} problems but {len(generators)} generators: "
+                         "give one for each, see problem_generators")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy {strategy!r}: use one of {', '.join(STRATEGIES)}")
+
+
 def champion(costs: Tensor, solved: Tensor) -> Tensor:
-    """The index [a] of the cheapest candidate; any that solves the problem goes before the rest."""
+    """The index [a] of the cheapest candidate; any that solves the problem goes before the rest.
+
+    Shape: costs [a, P], solved [a, P] bool -> [a].
+
+    >>> champion(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[False, True, True]]))
+    tensor([2])
+    """
     eligible = solved | ~solved.any(1, keepdim=True)
     return costs.masked_fill(~eligible, torch.inf).argmin(1)
 
@@ -108,62 +126,73 @@ def champion(costs: Tensor, solved: Tensor) -> Tensor:
 def _children(
     genes: Tensor, costs: Tensor, generators: list[torch.Generator], factor: float, strategy: str
 ) -> Tensor:
-    a, size, length = genes.shape
-    parents = torch.stack([distinct_parents(size, g) for g in generators]).to(genes.device)
-    first, second, third = (
-        genes.gather(1, parents[:, :, k, None].expand(a, size, length)) for k in range(3)
-    )
+    luck = torch.stack([torch.rand(genes.shape[1], 3, generator=g) for g in generators])
+    rows = torch.arange(len(genes), device=genes.device)[:, None]
+    first, second, third = (genes[rows, parent]
+                            for parent in distinct_parents(luck).to(genes.device).unbind(2))
     if strategy == "best1":
-        first = genes[torch.arange(a, device=genes.device), costs.argmin(1)][:, None]
+        first = genes[rows, costs.argmin(1, keepdim=True)]
     return first + factor * (second - third)
 
 
-def distinct_parents(size: int, generator: torch.Generator) -> Tensor:
-    """Three parents for each of `size` candidates, all different and none of them itself.
+def distinct_parents(luck: Tensor) -> Tensor:
+    """Three parents for each of P candidates, all different and none of them itself.
 
-    Drawn at once, without rejection: the k-th draw picks among the numbers not yet taken, then
-    steps over the taken ones in ascending order.
+    Without rejection: the k-th draw picks among the numbers not yet taken, then steps over the
+    taken ones in ascending order. Every choice is equally likely.
 
-    Shape: -> [size, 3] int64.
+    Shape: luck [problems, P, 3], uniform in [0, 1) -> [problems, P, 3] int64.
 
-    >>> p = distinct_parents(4, torch.Generator().manual_seed(0))
-    >>> [sorted([i, *row]) for i, row in enumerate(p.tolist())] == [[0, 1, 2, 3]] * 4
+    >>> p = distinct_parents(torch.rand(1, 4, 3, generator=torch.Generator().manual_seed(0)))
+    >>> [sorted([i, *row]) for i, row in enumerate(p[0].tolist())] == [[0, 1, 2, 3]] * 4
     True
     """
-    taken = torch.arange(size)[:, None]
-    for k in range(1, 4):
-        draw = (torch.rand(size, 1, generator=generator) * (size - k)).long().clamp_max(size - k - 1)
-        for column in taken.sort(1).values.split(1, dim=1):
-            draw += draw >= column
-        taken = torch.cat([taken, draw], 1)
-    return taken[:, 1:]
+    size = luck.shape[1]
+    taken = torch.arange(size, device=luck.device).expand(len(luck), -1)[..., None]
+    for k, draw in enumerate(luck.split(1, dim=2), start=1):
+        free = size - k
+        pick = (draw * free).long().clamp_max(free - 1)  # float32 can round up to `free`
+        for column in taken.sort(2).values.split(1, dim=2):
+            pick = pick + (pick >= column)
+        taken = torch.cat([taken, pick], 2)
+    return taken[..., 1:]
 
 
-@dataclass
+# What a challenger's score must add. Less can be rounding, which differs between batch sizes.
+_MARGIN = 1e-3
+
+
+@dataclass(frozen=True)
 class Archive:
-    """MAP-Elites with one niche for each class: the champion is whoever convinces most.
+    """MAP-Elites with one niche for each class: its champion is whoever convinces most.
 
-    genomes: a dataclass or tensor indexable by class, given by the caller's `take`; here only
-    the champions' scores [classes] and their index among all evaluated children are kept.
+    genomes [classes, ...] and scores [classes] of the champions; the score of a class without
+    one is -inf. An archive never changes: `compete` returns the next one.
+
     Reference: Mouret and Clune 2015; Nguyen, Yosinski, Clune 2015, section 2.3.
     Lesson: 02.
+
+    >>> archive = Archive.empty(2, torch.zeros(1, 3))
+    >>> archive.compete(torch.ones(1, 3), torch.tensor([[0.5, 2.0]])).scores
+    tensor([0.5000, 2.0000])
     """
 
     genomes: Tensor
     scores: Tensor
 
     @classmethod
-    def empty(cls, classes: int, genome_like: Tensor) -> Archive:
-        genomes = genome_like.new_zeros(classes, *genome_like.shape[1:])
-        return cls(genomes, torch.full((classes,), -torch.inf, device=genome_like.device))
+    def empty(cls, classes: int, genomes: Tensor) -> Archive:
+        """An archive without champions, for genomes like the rows of `genomes`."""
+        return cls(genomes.new_zeros(classes, *genomes.shape[1:]),
+                   torch.full((classes,), -torch.inf, device=genomes.device))
 
-    def compete(self, genomes: Tensor, scores: Tensor) -> Tensor:
-        """Let every child [n, ...] compete in every class with its scores [n, classes].
+    def compete(self, genomes: Tensor, scores: Tensor) -> Archive:
+        """Let every child compete in every class; a champion falls to a clearly better child.
 
-        Returns the classes whose champion fell, as a bool [classes].
+        Shape: genomes [n, ...], scores [n, classes].
         """
         best, index = scores.max(0)
-        fell = best > self.scores
-        self.scores = torch.where(fell, best, self.scores)
-        self.genomes[fell] = genomes[index[fell]]
-        return fell
+        fell = best > self.scores + _MARGIN
+        champions = self.genomes.clone()
+        champions[fell] = genomes[index[fell]]
+        return Archive(champions, torch.where(fell, best, self.scores))

@@ -1,8 +1,8 @@
 """Fooling images: pictures outside every class that a network is certain about.
 
-Two encodings of an image as a genome, each a small class with the same three methods, and the
-evolution that drives either. A population is one tensor: it mutates, renders and is judged in
-batches. Taught in lesson 02. Reference: Nguyen, Yosinski, Clune 2015.
+Two encodings of an image as a genome, each a small class with the same four methods; the evolution
+and the gradient ascent that drive either. A population is one tensor: it mutates, renders and is
+judged in batches. Taught in lesson 02. Reference: Nguyen, Yosinski, Clune 2015.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from torch import Tensor, nn
 
 from course_lib.attacks.one_pixel import log_odds
 from course_lib.evolution import Archive
-from course_lib.gradients import attacking
+from course_lib.gradients import attacking, check_logits
 
 
 class Encoding(Protocol):
-    """How a genome becomes an image, and how genomes begin and mutate."""
+    """How a genome becomes an image, how genomes begin and mutate, which steps they can take."""
 
     def start(self, n: int, generator: torch.Generator) -> Tensor: ...
 
     def mutate(self, genomes: Tensor, generator: torch.Generator) -> Tensor: ...
 
     def render(self, genomes: Tensor) -> Tensor: ...
+
+    def valid(self, genomes: Tensor, before: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ class Direct:
     def render(self, genomes: Tensor) -> Tensor:
         """The genome is the image."""
         return genomes
+
+    def valid(self, genomes: Tensor, before: Tensor) -> Tensor:
+        """Genomes after a step, back in the box."""
+        return genomes.clamp(0, 1)
 
 
 def _sigmoid(z: Tensor) -> Tensor:
@@ -127,19 +133,28 @@ class CPPN:
         g[:, :, 1:] = torch.where(jitter, weights + size * step, weights)
         return g
 
-    def render(self, genomes: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
+    def render(
+        self, genomes: Tensor, rows: int | None = None, columns: int | None = None
+    ) -> Tensor:
         """Images [n, channels, rows, columns] in [0, 1]; any size, not only the encoding's own."""
         rows, columns = rows or self.shape[1], columns or self.shape[2]
         values = [v.expand(len(genomes), -1) for v in _places(rows, columns, genomes)]
+        # used[k][j]: whether any genome of the batch connects j -> k; what none has costs nothing.
+        used = (genomes[:, :, 1:] != 0).any(0).tolist()
         for k in range(_INPUTS, self.slots):
-            # Neurons that no genome of the batch has cost nothing.
-            sources = [j for j in range(k) if _used(genomes[:, k, 1 + j])]
             z = torch.zeros_like(values[0])
-            for j in sources:
-                z = torch.addcmul(z, genomes[:, k, 1 + j, None], values[j])
-            values.append(_activate(z, genomes[:, k, 0]) if sources else z)
+            for j in range(k):
+                if used[k][j]:
+                    z = torch.addcmul(z, genomes[:, k, 1 + j, None], values[j])
+            read = k >= self.slots - self.shape[0] or any(row[k] for row in used)
+            values.append(_activate(z, genomes[:, k, 0]) if read else z)
         image = torch.stack(values[-self.shape[0]:], 1) / 2 + 0.5
         return image.view(len(genomes), self.shape[0], rows, columns)
+
+    def valid(self, genomes: Tensor, before: Tensor) -> Tensor:
+        """Genomes after a step of the weights: the graph and the activations stay as before."""
+        weights = torch.where(before[:, :, 1:] != 0, genomes[:, :, 1:], 0)
+        return torch.cat([before[:, :, :1], weights], 2)
 
     def _exists(self, weights: Tensor) -> Tensor:
         """Which slots are inputs, outputs or connected neurons. bool [n, slots]"""
@@ -212,10 +227,6 @@ def _places(rows: int, columns: int, like: Tensor) -> list[Tensor]:
     return list(places.flatten(1)[:, None].unbind(0))
 
 
-def _used(weights: Tensor) -> bool:
-    return bool((weights != 0).any())
-
-
 def _activate(z: Tensor, kinds: Tensor) -> Tensor:
     """Each row of z [n, pixels] through its own activation; every row is computed once."""
     result = torch.zeros_like(z)
@@ -233,11 +244,14 @@ def evolve(
 ) -> Archive:
     """MAP-Elites: one champion a class; every child competes in every class.
 
-    Children mutate from champions drawn at random, or begin afresh when there are none. Scores
-    are log odds, log(p / (1 - p)), which order as the confidence p does but do not saturate;
-    `confidence` turns them back.
+    Children mutate from champions drawn at random; the first generation begins afresh unless an
+    `archive` is given. Scores are log odds, log(p / (1 - p)), which order as the confidence p
+    does but do not saturate; `confidence` turns them back.
 
-    Raises: ValueError when children or generations are below 1.
+    callback(generation, archive) sees the archive after each generation; archives never change,
+    so it may keep them.
+    Raises: ValueError when children or generations are below 1, when `classes` is not the number
+    of logits, or when the model returns no logits.
     Reference: Nguyen, Yosinski, Clune 2015, section 2.3.
     Lesson: 02.
 
@@ -254,16 +268,75 @@ def evolve(
         for generation in range(generations):
             if archive is None:
                 genomes = encoding.start(children, generator).to(device)
+                _check_classes(model, encoding, genomes, torch.tensor([classes - 1]), classes)
                 archive = Archive.empty(classes, genomes)
             else:
                 parents = torch.randint(classes, (children,), generator=generator).to(device)
                 genomes = encoding.mutate(archive.genomes[parents], generator)
-            archive.compete(genomes, class_scores(model, encoding, genomes, batch_size))
+            scores = class_scores(model, encoding, genomes, batch_size)
+            archive = archive.compete(genomes, scores)
             if callback:
                 callback(generation, archive)
     return archive
 
 
+def ascend(
+    model: nn.Module, encoding: Encoding, genomes: Tensor, target: Tensor, *, steps: int = 100,
+    step_size: float = 0.05, callback: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The third way: climb the gradient of each target's log odds through the rendering.
+
+        g_(t+1) = g_t + Adam(grad_g log(p / (1 - p))),   p the confidence of the target in render(g)
+
+    In the direct encoding the pixels move, in a CPPN the weights of the connections it has.
+
+    Shape: genomes [n, ...], target [n] -> the best genomes on the way and their scores [n].
+    callback(t, genomes, scores) sees every iterate.
+    Raises: ValueError for targets that are no classes, or not one for each genome; steps < 1.
+    Reference: Nguyen, Yosinski, Clune 2015, section 3.4 (there with weight decay on the image).
+    Lesson: 02.
+
+    >>> model, encoding = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), Direct((1, 4, 4))
+    >>> grey = torch.full((2, 1, 4, 4), 0.5)
+    >>> genomes, scores = ascend(model, encoding, grey, torch.tensor([0, 2]), steps=3)
+    >>> bool((scores > class_scores(model, encoding, grey)[[0, 1], [0, 2]]).all())
+    True
+    """
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: the ascent needs at least one")
+    if target.shape != genomes.shape[:1]:
+        raise ValueError(f"{len(genomes)} genomes but targets of shape {tuple(target.shape)}: "
+                         "give one for each")
+    start, g = genomes.detach(), genomes.detach().clone().requires_grad_()
+    adam = torch.optim.Adam([g], lr=step_size)
+    best, best_scores = start.clone(), torch.full((len(start),), -torch.inf, device=start.device)
+    with attacking(model):
+        _check_classes(model, encoding, start, target)
+        for t in range(steps + 1):
+            scores = log_odds(model(encoding.render(g)).float(), target)
+            better = scores.detach() > best_scores
+            best[better], best_scores[better] = g.detach()[better], scores.detach()[better]
+            if callback:
+                callback(t, g.detach().clone(), scores.detach())
+            (g.grad,) = torch.autograd.grad(-scores.sum(), g)
+            adam.step()
+            with torch.no_grad():
+                g.copy_(encoding.valid(g, start))
+    return best, best_scores
+
+
+@torch.no_grad()
+def _check_classes(
+    model: nn.Module, encoding: Encoding, genomes: Tensor, target: Tensor,
+    classes: int | None = None,
+) -> None:
+    logits = model(encoding.render(genomes[:1])).float()
+    check_logits(logits.expand(len(target), -1), target)
+    if classes is not None and logits.shape[1] != classes:
+        raise ValueError(f"classes = {classes}, but the model has {logits.shape[1]}")
+
+
+@torch.no_grad()
 def class_scores(
     model: nn.Module, encoding: Encoding, genomes: Tensor, batch_size: int = 200
 ) -> Tensor:

@@ -33,11 +33,12 @@ def one_pixel(
 
         a gene is (column, row, one value a channel);   child = g_r1 + 0.5 * (g_r2 - g_r3)
 
-    Only the outputs are asked for: a black-box attack. See `search` for what it minimises and
-    for the number of queries.
+    Only the outputs are asked for: a black-box attack. An image leaves the search with the
+    generation that fools the model. See `search` for what is minimised and the number of queries.
 
     Shape: x [n, channels, rows, columns] in [0, 1]; y, target [n] -> like x.
-    Raises: ValueError as `fgsm`; for pixels outside 1 ... rows * columns; population < 4.
+    Raises: ValueError as `fgsm`; for pixels outside 1 ... rows * columns; population < 4;
+    generations < 0.
     Reference: Su, Vargas, Sakurai 2019, section 3.
     Lesson: 06.
 
@@ -50,7 +51,7 @@ def one_pixel(
     """
     found = search(model, x, y, pixels=pixels, population=population, generations=generations,
                    target=target, strategy=strategy, generator=generator)
-    return paint(x, found.genes[:, None])
+    return paint(x, found.genes)
 
 
 def search(
@@ -61,23 +62,33 @@ def search(
 ) -> Evolved:
     """The evolution behind `one_pixel`: genes [n, pixels * (2 + channels)], costs, queries.
 
-    The cost orders candidates as the paper's p_y does (or 1 - p_t), see `log_odds`; the start is
-    the paper's: uniform positions, colours from N(128, 127) grey levels.
+    The cost, log(p_y / (1 - p_y)) or for a target log((1 - p_t) / p_t), orders candidates as the
+    paper's p_y and 1 - p_t do, see `log_odds`. The start is the paper's: uniform positions,
+    colours from N(128, 127) grey levels. Each candidate is one query: `evaluations` counts them.
+
+    callback(generation, genes, costs, problems): as in `differential_evolution`; `paint` turns
+    genes into images.
+    Shape, Raises: as `one_pixel`.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    >>> found = search(model, torch.rand(2, 1, 4, 4), torch.tensor([0, 2]), population=20,
+    ...                generations=0, generator=torch.Generator().manual_seed(0))
+    >>> found.evaluations
+    tensor([20, 20])
     """
     check_images(model, x, y, target)
     n, channels, rows, columns = x.shape
     if not 1 <= pixels <= rows * columns:
         raise ValueError(f"pixels = {pixels}: an image here has 1 to {rows * columns} pixels")
-    objective = _objective(model, x, y, target)
     generators = problem_generators(n, generator)
     length = pixels * (2 + channels)
     start = torch.stack([_start(population, pixels, x.shape, g) for g in generators]).to(x)
     upper = torch.tensor([columns, rows, *[1.0] * channels]).repeat(pixels).to(x)
     with attacking(model), torch.no_grad():
-        check_logits(model(x[:1]), y[:1], None if target is None else target[:1])
+        check_logits(model(x[:1]).expand(n, -1), y, target)
         return differential_evolution(
-            objective, start, lower=x.new_zeros(length), upper=upper, generations=generations,
-            generators=generators, strategy=strategy, callback=callback,
+            _objective(model, x, y, target), start, lower=x.new_zeros(length), upper=upper,
+            generations=generations, generators=generators, strategy=strategy, callback=callback,
         )
 
 
@@ -94,23 +105,33 @@ def _start(
 def _objective(
     model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Costs and successes of candidates, image by image.
+
+    One image's candidates never share a batch with another's: rounding differs between batch
+    sizes, and a result shall not depend on an image's companions.
+    """
+
+    def judge(genes: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        label = y[i].expand(len(genes))
+        wanted = None if target is None else target[i].expand(len(genes))
+        logits = _candidate_logits(model, x[i], genes)
+        cost = log_odds(logits, label) if wanted is None else -log_odds(logits, wanted)
+        return cost, is_fooled(logits, label, wanted)
+
     def objective(genes: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
-        a, size, _ = genes.shape
-        owner = problems.repeat_interleave(size)
-        wanted = None if target is None else target[owner]
-        outputs = candidate_logits(model, x, genes.flatten(0, 1), owner)
-        cost = log_odds(outputs, y[owner]) if target is None else -log_odds(outputs, wanted)
-        return cost.view(a, size), is_fooled(outputs, y[owner], wanted).view(a, size)
+        judged = [judge(own, i) for own, i in zip(genes, problems.tolist(), strict=True)]
+        costs, solved = zip(*judged, strict=True)
+        return torch.stack(costs), torch.stack(solved)
 
     return objective
 
 
-def candidate_logits(model: nn.Module, x: Tensor, genes: Tensor, owner: Tensor) -> Tensor:
-    """Logits [m, classes] of m candidates: genes [m, G] painted on the images x[owner]."""
-    batch = max(1, _BATCH_ENTRIES // x[0].numel())
+def _candidate_logits(model: nn.Module, image: Tensor, genes: Tensor) -> Tensor:
+    """Logits [m, classes] of m candidates, genes [m, G], for one image."""
+    batch = max(1, _BATCH_ENTRIES // image.numel())
     return torch.cat([
-        model(paint(x[o], g[:, None])).float()
-        for g, o in zip(genes.split(batch), owner.split(batch), strict=True)
+        model(paint(image.expand(len(part), -1, -1, -1), part)).float()
+        for part in genes.split(batch)
     ])
 
 
@@ -119,6 +140,8 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 
     In float32, 1 - p is zero for every p above 0.99999994, and a population that sees only zeros
     has nothing to climb.
+
+    Shape: logits [n, classes], y [n] -> [n].
 
     >>> log_odds(torch.tensor([[60.0, 0.0]]), torch.tensor([0]))
     tensor([60.])
@@ -131,21 +154,30 @@ def paint(x: Tensor, genes: Tensor) -> Tensor:
     """Set pixels of an image: genes hold (column, row, colour) pixel after pixel.
 
     Positions are floored, colours rounded to the 256 grey levels, so the result is a real image.
+    Where two pixels share a place, the later one covers the earlier.
 
-    Shape: x [n, channels, rows, columns], genes [n, 1, pixels * (2 + channels)] -> like x.
+    Shape: x [n, channels, rows, columns], genes [n, pixels * (2 + channels)] -> like x.
+
+    >>> paint(torch.zeros(1, 1, 2, 3), torch.tensor([[2.9, 0.0, 1.0]]))[0, 0]
+    tensor([[0., 0., 1.],
+            [0., 0., 0.]])
     """
     n, channels, rows, columns = x.shape
-    genes = genes.reshape(n, -1, 2 + channels)
-    column = genes[..., 0].long().clamp(0, columns - 1)
-    row = genes[..., 1].long().clamp(0, rows - 1)
-    colour = (genes[..., 2:].clamp(0, 1) * 255).round() / 255
-    position = (row * columns + column)[:, None].expand(-1, channels, -1)
-    return x.flatten(2).scatter(2, position, colour.transpose(1, 2)).view_as(x)
+    result, image = x.clone(), torch.arange(n, device=x.device)
+    for pixel in genes.reshape(n, -1, 2 + channels).unbind(1):
+        column = pixel[:, 0].long().clamp(0, columns - 1)
+        row = pixel[:, 1].long().clamp(0, rows - 1)
+        result[image, :, row, column] = (pixel[:, 2:].clamp(0, 1) * 255).round() / 255
+    return result
 
 
 class Corners(NamedTuple):
-    """What the exhaustive search found: best images, their costs [n], success [n], and for each
-    position the lowest cost over the colours, [n, rows, columns]: the map of fragile pixels."""
+    """What the exhaustive search found.
+
+    x_adv [n, channels, rows, columns]: each image with its best pixel. costs [n]: as in `search`.
+    fooled [n] bool. cost_map [n, rows, columns]: the lowest cost over the colours at each position,
+    the map of fragile pixels.
+    """
 
     x_adv: Tensor
     costs: Tensor
@@ -177,11 +209,8 @@ def corner_search(
     genes = torch.cat([position.repeat_interleave(len(colour), 0).float(),
                        colour.repeat(len(position), 1)], 1).to(x)
     with attacking(model):
-        check_logits(model(x[:1]), y[:1], None if target is None else target[:1])
-        tried = [_objective(model, x, y, target)(genes[None], torch.tensor([i], device=x.device))
-                 for i in range(n)]
-    costs = torch.cat([cost for cost, _ in tried])
-    hits = torch.cat([hit for _, hit in tried])
+        check_logits(model(x[:1]).expand(n, -1), y, target)
+        costs, hits = _objective(model, x, y, target)(genes.expand(n, -1, -1), torch.arange(n))
     best = champion(costs, hits)
-    return Corners(paint(x, genes[best][:, None]), costs.gather(1, best[:, None]).squeeze(1),
+    return Corners(paint(x, genes[best]), costs.gather(1, best[:, None]).squeeze(1),
                    hits.any(1), costs.view(n, rows, columns, -1).amin(3))
