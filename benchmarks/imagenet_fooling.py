@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from course_lib import device, evolution, fooling, generator, models, runtime
 
 CHILDREN = 400
-POINTS = 20  # of the recorded curves
+POINTS = 12  # of the recorded curves
 
 
 class HalfPrecision(nn.Module):
