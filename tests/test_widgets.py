@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from course_lib import plots, widgets
-from course_lib.attacks import fgsm
+from course_lib.attacks import fgsm, pgd
 from course_lib.datasets import Images
 
 ASKED = ("3.a", "How many are fooled?", ["none", "half", "nearly all"], "C",
@@ -223,6 +223,71 @@ def test_png_is_exact_and_enlarges_small_images():
     image = np.asarray(Image.open(io.BytesIO(widgets.png(digit))))
     assert image.shape == (224, 224, 3)
     assert (image[::8, ::8] == plots.array(digit)).all()
+
+
+# --- PGD explorer -------------------------------------------------------------------------------
+
+@pytest.fixture
+def pgd_explorer(problem):
+    return widgets.PgdExplorer(*problem, eps=0.05, steps=8)
+
+
+def test_pgd_explorer_shows_where_pgd_is(problem, pgd_explorer):
+    model, images = problem
+    assert pgd_explorer.alpha.value == 0.05 / 8 and pgd_explorer.t.max == 8
+    pgd_explorer.image.value, pgd_explorer.alpha.value = 2, 0.05 / 4
+    assert (pixels(pgd_explorer.adversarial) == plots.array(images.x[2])).all()
+    for t in (1, 3, 8):
+        pgd_explorer.t.value = t
+        x_t = pgd(model, images.x[2:], images.y[2:], eps=0.05, steps=t, step_size=0.05 / 4,
+                  random_start=False)
+        assert (pixels(pgd_explorer.adversarial) == plots.array(x_t[0])).all()
+        assert f"after step {t} of 8" in pgd_explorer.caption.value
+    assert images.classes[model(x_t).argmax()] in pgd_explorer.caption.value
+
+
+def test_pgd_explorer_says_when_the_network_is_fooled(problem, pgd_explorer):
+    model, images = problem
+    pgd_explorer.alpha.value = 0.05
+    said = []
+    for t in range(9):
+        pgd_explorer.t.value = t
+        right = bool(model(pgd_explorer.path[t:t + 1]).argmax() == images.y[0])
+        said.append("not fooled" in pgd_explorer.caption.value)
+        assert said[-1] == right == ("margin -" in pgd_explorer.caption.value)
+    assert len(set(said)) == 2  # the path crosses the border
+
+
+def test_pgd_explorer_computes_only_when_the_path_changes(pgd_explorer, monkeypatch):
+    pictures, path = {pgd_explorer.plane.value}, pgd_explorer.path
+    with monkeypatch.context() as patch:
+        patch.setattr(widgets, "pgd_path", None)
+        for t in (1, 4, 8):
+            pgd_explorer.t.value = t
+            pictures.add(pgd_explorer.plane.value)
+    assert len(pictures) == 4 and pgd_explorer.path is path
+    pgd_explorer.random.value = True
+    assert not torch.equal(pgd_explorer.path[0], path[0])
+    pgd_explorer.random.value = False
+    assert torch.equal(pgd_explorer.path, path)
+    assert pgd_explorer.background.cache_info().misses == 1 and not plt.get_fignums()
+
+
+def test_pgd_explorer_in_the_browser_can_be_found(shown, problem):
+    assert widgets.pgd_explorer(*problem, eps=0.05) is None
+    (box,) = shown
+    assert "pgd-explorer" in box._dom_classes
+    (slider,) = parts(box, ui.IntSlider)
+    assert slider.description == "step t" and slider.max == 20
+    assert all(c.description for c in parts(box, (ui.Dropdown, ui.Checkbox, ui.SelectionSlider)))
+
+
+def test_pgd_explorer_has_a_still_twin(still, problem, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
+    assert widgets.pgd_explorer(*problem, eps=0.05) is None
+    text = "\n".join(t.get_text() for t in figures[0].findobj(matplotlib.text.Text))
+    assert "step 0" in text and "step 20" in text and "%" in text
 
 
 # --- norm-ball explorer -------------------------------------------------------------------------
