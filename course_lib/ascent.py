@@ -62,8 +62,10 @@ def ascend(
         for t in range(steps):
             if callback:
                 callback(t, x_t)
-            logits, gradient = logits_and_gradient(model, x_t, y, target, loss, check=t == 0)
             # The start is not judged: an image that was wrong from the beginning is attacked too.
+            logits, gradient = logits_and_gradient(
+                model, x_t, y, target, loss, check=t == 0,
+                done=is_fooled if early_stop and t else None)
             hit = is_fooled(logits, y, target) if t else None
             if hit is not None and bool(hit.any()):
                 result[active[hit]], fooled[active[hit]] = x_t[hit], True

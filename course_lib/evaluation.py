@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.attacks import fgsm, pgd
-from course_lib.gradients import attacking, check_images, input_gradient, margin
+from course_lib.gradients import at_once, attacking, check_images, input_gradient, margin
 from course_lib.norms import check_ball, norm, project_box, uniform_ball
 
 Attack = Callable[..., Tensor]
@@ -37,7 +37,8 @@ class Prediction(NamedTuple):
 def logits(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits [n, classes] of images [n, channels, rows, columns], in float32, batch by batch."""
     with attacking(model):
-        return torch.cat([model(part).float() for part in x.split(batch_size or _batch(x))])
+        size = batch_size or min(_batch(x), at_once(x))
+        return torch.cat([model(part).float() for part in x.split(size)])
 
 
 def predict(model: nn.Module, x: Tensor) -> Prediction:

@@ -381,6 +381,26 @@ class Bands(nn.Module):
 PIXEL, ZERO = torch.tensor([[[[0.0]]]]), torch.tensor([0])
 
 
+def test_no_backward_pass_for_parts_that_are_all_fooled(monkeypatch):
+    """Image by image: a gradient at the start and at each iterate that does not fool, no other."""
+    s, backward, standing = trained(), [], []
+    monkeypatch.setattr(gradients, "_PART", s.x[0].numel())
+
+    def passed(module: nn.Module, given: object, logits: torch.Tensor) -> None:
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: backward.append(len(gradient)))
+
+    def callback(t: int, x_t: torch.Tensor) -> None:
+        standing.append(len(x_t))
+
+    hook = s.model.register_forward_hook(passed)
+    ifgsm(s.model, s.x, s.y, eps=0.06, steps=5, early_stop=True, callback=callback)
+    hook.remove()
+    # What the callback saw at step t + 1 are the images that did not fool at step t.
+    assert len(standing) == 6 and standing[0] > standing[-1] > 0
+    assert sum(backward) == standing[0] + sum(standing[2:])
+
+
 @pytest.mark.parametrize("early_stop", [False, True])
 def test_success_at_the_last_step_counts(early_stop):
     """Steps of 0.125 from 0: the fourth, and last, reaches 0.5."""
