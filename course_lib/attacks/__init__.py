@@ -1,8 +1,10 @@
 """The attacks of the course, one file each, named as the lesson names it."""
 
 from course_lib.attacks.fgsm import fgsm
+from course_lib.attacks.jsma import jsma
 from course_lib.attacks.lbfgs import lbfgs
 from course_lib.attacks.momentum import mifgsm
+from course_lib.attacks.one_pixel import one_pixel
 from course_lib.attacks.pgd import ifgsm, pgd
 
-__all__ = ["fgsm", "ifgsm", "lbfgs", "mifgsm", "pgd"]
+__all__ = ["fgsm", "ifgsm", "jsma", "lbfgs", "mifgsm", "one_pixel", "pgd"]
