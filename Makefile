@@ -1,5 +1,5 @@
 # Two commands do everything: `make lab` opens the course, `make test` validates it.
-# `make run` writes HTML pages of all lessons under build/; `make store` is for authors.
+# `make run` and `make slides` write pages of all lessons under build/; `make store` is for authors.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ LESSON = $(firstword $(wildcard notebooks/00_*.ipynb) $(wildcard notebooks/01_*.
 # In a container one often is root, and Jupyter wants to hear that this is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test run store record bench clean
+.PHONY: lab test run slides store record bench clean
 
 lab: .venv/installed
 	$(JUPYTER) lab --ip=127.0.0.1 $(AS_ROOT) $(LESSON)
@@ -18,6 +18,9 @@ test: .venv/installed-test
 
 run: .venv/installed
 	$(BIN)/python -m course_lib.run
+
+slides: .venv/installed
+	$(BIN)/python -m course_lib.run --slides
 
 store: .venv/installed
 	$(BIN)/python -m course_lib.run --store

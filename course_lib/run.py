@@ -1,6 +1,6 @@
-"""Run lessons as a whole: `make run` writes HTML pages, `make store` refreshes stored outputs.
+"""Lessons as a whole: `make run` and `make slides` write pages, `make store` stored outputs.
 
-    python -m course_lib.run [--store] [lesson.ipynb ...]
+    python -m course_lib.run [--store | --slides] [lesson.ipynb ...]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import nbformat
 import numpy as np
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
-from nbconvert import HTMLExporter
+from nbconvert import HTMLExporter, SlidesExporter
 from nbformat import NotebookNode
 from PIL import Image
 from tqdm import tqdm
@@ -131,19 +131,38 @@ def run_lesson(path: Path, *, store: bool) -> Clock:
         if after != before:
             nbformat.write(after, path)
     else:
-        page, _ = HTMLExporter().from_notebook_node(after)
-        target = ROOT / "build" / f"{path.stem}.html"
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(page, encoding="utf-8")
+        write_page(HTMLExporter(), after, f"{path.stem}.html")
     return clock
+
+
+def write_page(exporter: HTMLExporter, notebook: NotebookNode, name: str) -> None:
+    """Write a page under build/, without the source of cells that JupyterLab shows folded.
+
+    Such cells hold the answers of predictions; exporters would show them.
+    """
+    for cell in notebook.cells:
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            cell.metadata["transient"] = {"remove_source": True}
+    page, _ = exporter.from_notebook_node(notebook)
+    target = ROOT / "build" / name
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(page, encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("lessons", nargs="*", type=Path,
                         default=sorted((ROOT / "notebooks").glob("*.ipynb")))
-    parser.add_argument("--store", action="store_true", help="write outputs into the notebooks")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--store", action="store_true", help="write outputs into the notebooks")
+    kind.add_argument("--slides", action="store_true", help="slides of what is stored, not run")
     chosen = parser.parse_args(arguments)
+    if chosen.slides:
+        exporter = SlidesExporter(reveal_width="1280", reveal_height="720")  # 88 columns fit
+        for path in chosen.lessons:
+            write_page(exporter, nbformat.read(path, as_version=4), f"{path.stem}.slides.html")
+        print(f"The slides are in {ROOT / 'build'}")
+        return 0
     os.environ["COURSE_WIDGETS"] = "0"  # kernels inherit it: no front end will draw widgets
     failed = []
     for path in chosen.lessons:

@@ -49,6 +49,16 @@ def test_pages_and_clocks(lesson, capsys):
     assert "first picture after" in said
 
 
+def test_slides_keep_folded_answers_to_themselves(lesson):
+    stored = nbformat.read(lesson, as_version=4)
+    stored.cells[0].metadata["jupyter"] = {"source_hidden": True}
+    nbformat.write(stored, lesson)
+    assert run.main(["--slides", str(lesson)]) == 0
+    page = (lesson.parent / "build" / "09_short.slides.html").read_text()
+    assert "Image" in page and "hello" not in page
+    assert "width: 1280" in page
+
+
 def test_a_failing_lesson_is_reported_and_the_others_still_run(lesson, capsys):
     broken = lesson.with_name("08_broken.ipynb")
     nbformat.write(notebook("1 / 0"), broken)
