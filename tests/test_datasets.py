@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
+import pickle
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -234,6 +236,40 @@ def test_a_wrong_file_is_refused_and_a_damaged_one_fetched_again(server, tmp_pat
     datasets.download(server.url + "data", target, right)
     assert target.read_bytes() == server.files["data"]
     assert [p.name for p in target.parent.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("form", ["npz", "torchvision"])
+def test_a_folder_of_cifar10_gives_its_bytes_and_labels(form, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    labels = [3, 1, 4, 1, 5, 9]
+    if form == "npz":
+        np.savez(tmp_path / "cifar10_train.npz", images=pixels, labels=np.uint8(labels))
+        np.savez(tmp_path / "cifar10_test.npz", images=pixels[:2], labels=np.uint8(labels[:2]))
+    else:
+        folder = tmp_path / "cifar-10-batches-py"
+        folder.mkdir()
+        for name, part in {"data_batch_1": slice(0, 4), "data_batch_2": slice(4, 6),
+                           "test_batch": slice(0, 2)}.items():
+            planes = pixels[part].transpose(0, 3, 1, 2).reshape(-1, 3072)
+            content = pickle.dumps({b"data": planes, b"labels": labels[part]}, protocol=2)
+            (folder / name).write_bytes(content)
+    train, test = (datasets.cifar10_folder(tmp_path, split) for split in ("train", "test"))
+    assert train.x.dtype == torch.uint8 and train.y.tolist() == labels
+    assert np.array_equal(train.x.permute(0, 2, 3, 1).numpy(), pixels)
+    assert len(test) == 2 and test.names == ["cat", "automobile"]
+
+
+def test_a_folder_without_cifar10_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither"):
+        datasets.cifar10_folder(tmp_path)
+
+
+def test_a_program_in_place_of_cifar10_is_not_run(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    program = pickle.dumps(os.system, protocol=2)
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(program)
+    with pytest.raises(pickle.UnpicklingError, match="system has no place"):
+        datasets.cifar10_folder(tmp_path, "test")
 
 
 def test_a_missing_page_is_an_error_that_leaves_nothing(server, tmp_path):
