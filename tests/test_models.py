@@ -8,11 +8,13 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from course_lib import datasets, evaluation, models
 from course_lib.gradients import attacking, input_gradient
 
 SHIPPED = {"mnist_cnn": 0.98, "mnist_cnn_robust": 0.95, "mnist_allconv": 0.97, "mnist_mlp": 0.97}
+CIFAR = [name for name in models.names() if name.startswith("cifar")]
 LITES = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
 
@@ -22,7 +24,7 @@ def photos():
 
 
 def test_names_are_what_load_knows():
-    assert set(models.names()) == {*SHIPPED, *LITES}
+    assert set(models.names()) == {*SHIPPED, *CIFAR, *LITES}
     with pytest.raises(ValueError, match=r"'mnist_cnm'.*mnist_cnn, .*efficientnet_lite2"):
         models.load("mnist_cnm")
     with pytest.raises(ValueError, match="'efficientnet_lite0'"):
@@ -54,7 +56,24 @@ def test_the_robust_network_withstands_what_the_standard_one_does_not():
 
 def test_every_shipped_file_is_listed_and_none_else():
     files = {file.name for file in models.WEIGHTS.glob("*.safetensors")}
-    assert files == set(models.checksums()) == {f"{name}.safetensors" for name in SHIPPED}
+    assert files == set(models.checksums()) == {f"{n}.safetensors" for n in [*SHIPPED, *CIFAR]}
+
+
+@pytest.mark.parametrize("name", [n for n in models.trainable() if n.startswith("cifar")])
+def test_cifar_networks_are_small_enough_for_a_laptop(name):
+    model, x = models.build(name).eval(), torch.zeros(1, 3, 32, 32)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        assert model(x).shape == (1, 10)
+    assert counter.get_total_flops() / 2 <= 150e6  # a multiply-add counts as two
+    assert sum(p.numel() for p in model.parameters()) < 2.5e6  # ten megabytes
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_shipped_networks_know_their_cifar_photographs(name):
+    photographs = datasets.cifar10()
+    model = models.load(name, "cpu")
+    assert evaluation.accuracy(model, photographs.x, photographs.y) >= 0.7
+    assert (models.WEIGHTS / f"{name}.md").read_text().startswith(f"# {name}\n")
 
 
 @pytest.mark.parametrize("name", LITES)
