@@ -6,8 +6,10 @@ This file stands above tests/ because it also serves the notebooks and the libra
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
+import nbval.kernel
 import pytest
 from nbval.kernel import RunningKernel
 
@@ -28,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     exec((OFFLINE / "sitecustomize.py").read_text(), {"__name__": "offline"})
     config.option.nbval_sanitize_with = str(ROOT / "tests" / "sanitize.cfg")
     RunningKernel.execute_cell_input = _execute_cell_input
+    # Kernels that share IPython's history file lock each other out of it, and nbval would take a
+    # cell that was refused for this reason for one that ran.
+    nbval.kernel.start_new_kernel = partial(
+        nbval.kernel.start_new_kernel, extra_arguments=["--HistoryManager.hist_file=:memory:"])
 
 
 def _execute_cell_input(kernel: RunningKernel, source: str, allow_stdin: bool | None = None) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from gradient_attacks import (
     OURS,
     PGD,
+    Clocked,
     Contest,
     Outcome,
     Passes,
@@ -22,12 +25,14 @@ from strategies import trained
 
 from course_lib.attacks import lbfgs
 
-EPS, STEPS = 0.05, 3
+STEPS = 3
+CONTEST = Contest("none", 0, 1, 0.0, eps=0.05, steps=STEPS, batch=1000)
 
 
 def test_counts_single_images_forwards_and_back():
     model, x = trained().model, trained().x
-    with counted(model) as passes:
+    passes = Passes()
+    with counted(model, passes):
         with torch.no_grad():
             model(x[:5])
         model(x[:3].clone().requires_grad_()).sum().backward()
@@ -35,24 +40,29 @@ def test_counts_single_images_forwards_and_back():
     assert passes == Passes(forward=8, backward=3)
 
 
+def judged(attack) -> dict[str, float]:
+    return robustness(CONTEST, trained().model, trained().x, trained().y, attack)
+
+
 @pytest.mark.parametrize("name", PGD)
 def test_every_library_attacks_the_same_way(name):
-    """All that are right at first pass `STEPS` times both ways, fewer only where ours stops."""
+    """All images pass `STEPS` times both ways; with ours fewer, for it stops."""
     if name == "art":
         pytest.importorskip("art")
     s = trained()
-    with counted(s.model) as passes:
-        verdict = robustness(s.model, s.x, s.y, PGD[name], EPS, STEPS, 1000)
-    ours = robustness(s.model, s.x, s.y, PGD[OURS], EPS, STEPS, 1000)
-    assert verdict["clean"] == 100
+    attack, ours = (Clocked(PGD[library](s.model, CONTEST.eps, STEPS, 0.04))
+                    for library in (name, OURS))
+    verdict, expected = judged(attack), judged(ours)
     images = 4.5 if name == "art" else 1.5  # it starts elsewhere
-    assert verdict["robust"] == pytest.approx(ours["robust"], abs=100 * images / len(s.x))
+    assert verdict["clean"] == 100
+    assert verdict["robust"] == pytest.approx(expected["robust"], abs=100 * images / len(s.x))
     assert 10 < verdict["robust"] < 95, "an easy or a hopeless attack would compare nothing"
     if name == OURS:
-        assert passes.backward < STEPS * len(s.x)
+        assert len(s.x) < attack.passes.backward < STEPS * len(s.x)
     else:
-        assert passes.backward == STEPS * len(s.x)
-    assert passes.forward >= passes.backward + 2 * len(s.x)  # the judge, before and after
+        assert attack.passes.backward == STEPS * len(s.x)
+    assert attack.passes.forward >= attack.passes.backward
+    assert attack.seconds > 0
 
 
 def test_torchattacks_foolbox_and_ours_start_at_the_same_points():
@@ -60,19 +70,17 @@ def test_torchattacks_foolbox_and_ours_start_at_the_same_points():
     hook = s.model.register_forward_pre_hook(lambda module, given: starts[-1].append(given[0]))
     for name in (OURS, "torchattacks", "foolbox"):
         starts.append([])
-        PGD[name](s.model, EPS, 1, 0.0)(s.model, s.x, s.y)
+        PGD[name](s.model, CONTEST.eps, 1, 0.0)(s.model, s.x, s.y)
     hook.remove()
     for seen in starts[1:]:
         torch.testing.assert_close(seen[0].detach(), starts[0][0].detach())
-    assert (starts[0][0] - s.x).abs().max() > 0.9 * EPS
+    assert (starts[0][0] - s.x).abs().max() > 0.9 * CONTEST.eps
 
 
 def test_an_attack_that_does_nothing_leaves_all_and_one_that_cheats_is_refused():
-    s = trained()
-    still = robustness(s.model, s.x, s.y, lambda *_: lambda model, x, y: x, EPS, STEPS, 1000)
-    assert still == {"clean": 100, "robust": 100}
+    assert judged(lambda model, x, y: x) == {"clean": 100, "robust": 100}
     with pytest.raises(ValueError, match="left the ball"):
-        robustness(s.model, s.x, s.y, lambda *_: lambda model, x, y: 1 - x, EPS, STEPS, 1000)
+        judged(lambda model, x, y: 1 - x)
 
 
 def test_distortion_is_that_of_the_images_that_were_right():
@@ -84,16 +92,23 @@ def test_distortion_is_that_of_the_images_that_were_right():
     assert distortion(s.model, s.x, s.y, lbfgs)["fooled"] == 100
 
 
-def test_a_race_runs_in_turn():
+def test_a_race_runs_in_turn_and_makes_each_attack_afresh():
     order = []
-    runs = {name: lambda name=name: order.append(name) or {} for name in ("a", "b")}
-    outcomes = race(trained().model, runs, repetitions=2)
-    assert order == ["a", "b"] * 2
-    assert [len(outcome.seconds) for outcome in outcomes.values()] == [2, 2]
+
+    def make(name: str):
+        order.append(name)
+        return lambda model, x, y: x
+
+    makers = {name: functools.partial(make, name) for name in ("a", "b")}
+    outcomes = race(makers, judged, repetitions=2)
+    assert order == ["a", "b"] * 3
+    for outcome in outcomes.values():
+        assert len(outcome.seconds) == len(outcome.judging) == 2
+        assert outcome.passes == Passes()  # the judge's own passes are not counted
 
 
 def test_the_summary_takes_the_fastest_other_and_pairs_repetitions():
-    outcomes = {name: Outcome({}, Passes(), seconds) for name, seconds in
+    outcomes = {name: Outcome({}, Passes(), seconds, [0.0]) for name, seconds in
                 {OURS: [1.0, 2.0, 1.0], "slow": [9.0] * 3, "fast": [3.0, 4.0, 5.0]}.items()}
     assert ratios(outcomes, "fast") == [3, 2, 5]
     result = summary(Contest("none", 10, 3, goal=4.0), outcomes, 0.5)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 import torch
 
 from course_lib.attacks.one_pixel import log_odds
-from course_lib.exercises import check, get
+from course_lib.exercises import check, get, of_lesson
 
 
 def _masked(a, b):
@@ -184,3 +187,14 @@ def test_right_answers_pass(id, fn, capsys):
 @pytest.mark.parametrize("id", RIGHT)
 def test_the_solution_passes(id):
     assert get(id).diagnose(get(id).solution) is None
+
+
+def test_stubs_are_not_attempted(tmp_path, monkeypatch, capsys):
+    text = "\n\n".join(exercise.stub for exercise in of_lesson(6))
+    (tmp_path / "stubs_of_lesson06.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    stubs = importlib.import_module("stubs_of_lesson06")
+    for exercise in of_lesson(6):
+        check(exercise.id, getattr(stubs, exercise.name))
+        assert capsys.readouterr().out.startswith("○")
+    del sys.modules["stubs_of_lesson06"]

@@ -141,8 +141,8 @@ def test_the_readme_example_runs():
 
 def test_make_lab_opens_the_first_lesson_for_this_machine_only():
     """Loopback only; Jupyter's own token and browser, which it has unless told otherwise."""
-    dry = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True,
-                         check=True).stdout
+    dry = subprocess.run(["make", "--no-print-directory", "--dry-run", "lab"], cwd=ROOT,
+                         capture_output=True, text=True, check=True).stdout
     command = dry.strip().split("\n")[-1]
     first = sorted((ROOT / "notebooks").glob("0[01]_*.ipynb"))[0]
     assert command.startswith(".venv/bin/jupyter lab --ip=127.0.0.1 ")

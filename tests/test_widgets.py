@@ -15,6 +15,7 @@ from torch import nn
 
 from course_lib import plots, widgets
 from course_lib.attacks import fgsm, pgd
+from course_lib.attacks.one_pixel import paint
 from course_lib.datasets import Images
 
 ASKED = ("3.a", "How many are fooled?", ["none", "half", "nearly all"], "C",
@@ -315,3 +316,34 @@ def test_norm_ball_explorer_has_a_still_twin(still, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
     widgets.norm_ball_explorer()
     assert len(figures[0].axes) == 4
+
+
+# --- the evolution explorer ---------------------------------------------------------------------
+
+@pytest.fixture
+def history(problem):
+    """Two generations of four candidates; number 2 is the best of the second."""
+    _, channels, _, columns = problem[1].x.shape
+    genes = torch.rand(2, 4, 2 + channels, generator=torch.Generator().manual_seed(5))
+    genes[..., :2] *= columns
+    costs = torch.tensor([[1.0, 2.0, 3.0, 4.0], [3.0, 2.0, 1.0, 2.0]])
+    return list(zip(genes, costs, strict=True))
+
+
+def test_evolution_explorer_paints_the_best_candidate(problem, history):
+    model, images = problem
+    explorer = widgets.EvolutionExplorer(model, images.x[:1], history, images.classes)
+    first = explorer.candidates.value
+    for t, best in ((0, 0), (1, 2)):
+        explorer.t.value = t
+        painted = paint(images.x[:1], history[t][0][best][None])
+        assert (pixels(explorer.adversarial) == plots.array(painted[0])).all()
+        assert images.classes[model(painted).argmax()] in explorer.caption.value
+    assert explorer.candidates.value != first
+
+
+def test_evolution_explorer_has_a_still_twin(problem, history, still):
+    model, images = problem
+    widgets.evolution_explorer(model, images.x[:1], history, images.classes)
+    captions = [axis.get_xlabel() for axis in plt.gcf().axes]
+    assert [caption.split("\n")[0] for caption in captions] == ["generation 0", "generation 1"]
