@@ -6,10 +6,8 @@ This file stands above tests/ because it also serves the notebooks and the libra
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
-import nbval.kernel
 import pytest
 from nbval.kernel import RunningKernel
 
@@ -30,10 +28,6 @@ def pytest_configure(config: pytest.Config) -> None:
     exec((OFFLINE / "sitecustomize.py").read_text(), {"__name__": "offline"})
     config.option.nbval_sanitize_with = str(ROOT / "tests" / "sanitize.cfg")
     RunningKernel.execute_cell_input = _execute_cell_input
-    # Kernels that share IPython's history file lock each other out of it, and nbval would take a
-    # cell that was refused for this reason for one that ran.
-    nbval.kernel.start_new_kernel = partial(
-        nbval.kernel.start_new_kernel, extra_arguments=["--HistoryManager.hist_file=:memory:"])
 
 
 def _execute_cell_input(kernel: RunningKernel, source: str, allow_stdin: bool | None = None) -> str:
@@ -41,6 +35,7 @@ def _execute_cell_input(kernel: RunningKernel, source: str, allow_stdin: bool | 
     return kernel.kc.execute(source, allow_stdin=allow_stdin, stop_on_error=False)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is_notebook_cell(item):
