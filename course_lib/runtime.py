@@ -72,7 +72,7 @@ def setup(lesson: int) -> None:
     plots.use_style()
     where = device()
     name = (torch.cuda.get_device_name(where) if where.type == "cuda"
-            else f"CPU, threads: {torch.get_num_threads()}")
+            else f"CPU, {torch.get_num_threads()} threads")
     budget = "quick" if quick() else "full"
     mode = ", lecture mode" if lecture() else ""
     print(f"Lesson {lesson:02d} runs on: {name} · {budget} budget{mode} "
