@@ -87,11 +87,11 @@ def test_tiny_slopes_are_still_ordered():
 
 def test_pairs_of_a_photograph_without_the_square_of_its_pixels():
     """Also where slopes contradict each other everywhere, so that no entry beats any other."""
-    d = 12_000  # d * d scores would be 576 MB, and the search holds several such arrays
+    d = 30_000  # d * d scores would be 3.6 GB, and the search holds several such arrays
     u = torch.linspace(-1, 1, d)[None]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pair, exists = best_pair(u, 1e-3 - u, torch.ones(1, d) > 0)
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 250
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20 < 1
     # (s) * (2e-3 - s) is largest at s = 1e-3, half of each
     assert exists.all() and u[0, pair[0]].sum().item() == pytest.approx(1e-3, abs=1e-4)
 
