@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
-from pathlib import Path
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -199,32 +197,30 @@ def test_a_killed_run_ends_with_the_weights_of_one_never_killed(digits, tmp_path
     assert history.accuracy == again.accuracy
 
 
-CHILD = """
-import sys
-from pathlib import Path
-import torch
-from course_lib import datasets, models, training
-from course_lib.runtime import generator
-torch.set_num_threads(1)
-model, digits = models.MnistCNN(channels=4, hidden=16), datasets.mnist("train")[:500]
-training.initialise(model, generator(0))
-print("begins", flush=True)
-training.fit(model, digits, method="fast", epochs=200, lr=0.01, eps=0.1, batch_size=250,
-             checkpoint=Path(sys.argv[1]), generator=generator(1))
-training.save("net", model, Path(sys.argv[2]))
-"""
+# Its processes begin as forks of one that has imported what they need.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["course_lib.training"])
+
+
+def train_in_a_process(begins, checkpoint, folder):
+    torch.set_num_threads(1)
+    model, digits = small(), datasets.mnist("train")[:500]
+    begins.set()
+    training.fit(model, digits, method="fast", epochs=60, lr=0.01, eps=0.1, batch_size=250,
+                 checkpoint=checkpoint, generator=generator(1))
+    training.save("net", model, folder)
 
 
 def run_child(checkpoint, folder, seconds=None):
     """Train in a process of its own, killed `seconds` after its training began."""
-    child = subprocess.Popen([sys.executable, "-c", CHILD, checkpoint, folder],
-                             cwd=Path(__file__).parents[1], stdout=subprocess.PIPE)
-    assert child.stdout.readline() == b"begins\n"
-    try:
-        child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        child.kill()
-    return child.wait() == 0
+    begins = FORKS.Event()
+    child = FORKS.Process(target=train_in_a_process, args=(begins, checkpoint, folder))
+    child.start()
+    assert begins.wait(60)
+    child.join(seconds)
+    child.kill()
+    child.join()
+    return child.exitcode == 0
 
 
 def test_ten_kills_at_random_moments_change_nothing(tmp_path):
