@@ -31,6 +31,8 @@ from course_lib import evaluation, plots, runtime
 from course_lib.attacks import fgsm, mifgsm, pgd
 from course_lib.attacks.one_pixel import paint
 from course_lib.datasets import Images
+from course_lib.evolution import Archive
+from course_lib.fooling import Encoding, confidence
 from course_lib.gradients import input_gradient, margin
 from course_lib.norms import norm, project_box, steepest
 
@@ -602,6 +604,60 @@ class PgdExplorer:
             f"after step {t} of {self.steps}",
             f"{self.images.classes[best]}  {plots.percent(confidence.item())}",
             f"margin {self.margins[t]:+.1f}", "fooled" if best != label else "not fooled")
+
+
+# --- the champions explorer ---------------------------------------------------------------------
+
+def champions_explorer(
+    encoding: Encoding, history: Sequence[Archive], classes: Sequence[str]
+) -> None:
+    """The champion of each class, generation by generation, with the network's confidence in it.
+
+    history: the archive of each generation, as the callback of `fooling.evolve` hears them. Its
+    still twin shows four generations. Taught in lesson 02.
+    """
+    if runtime.live():
+        display(ChampionsExplorer(encoding, history, classes).box)
+    else:
+        champions_strip(encoding, history, classes)
+        plt.show()
+
+
+def champions_strip(
+    encoding: Encoding, history: Sequence[Archive], classes: Sequence[str]
+) -> Figure:
+    """Four generations below each other: the champion of each class and how sure the network is."""
+    last = len(history) - 1
+    shown = [history[t] for t in sorted({0, last // 20, last // 5, last})]
+    captions = [plots.percent(p) for archive in shown for p in confidence(archive.scores).tolist()]
+    return plots.images(
+        torch.cat([encoding.render(archive.genomes) for archive in shown]), captions,
+        columns=len(classes), title=f"Generations 0 to {last}: noise becomes ten sure digits")
+
+
+class ChampionsExplorer:
+    """The slider and the pictures of the champions explorer; `box` is what is displayed."""
+
+    def __init__(
+        self, encoding: Encoding, history: Sequence[Archive], classes: Sequence[str]
+    ) -> None:
+        self.encoding, self.history, self.classes = encoding, history, classes
+        self.t = ui.IntSlider(value=0, min=0, max=len(history) - 1, description="generation",
+                              continuous_update=True, style={"description_width": "6em"})
+        self.pictures = [ui.Image(format="png", width="112") for _ in classes]
+        self.captions = [ui.HTML() for _ in classes]
+        cells = [ui.VBox(pair) for pair in zip(self.pictures, self.captions, strict=True)]
+        self.box = ui.VBox([self.t, ui.HBox(cells, layout=ui.Layout(flex_flow="row wrap"))])
+        self.box.add_class("champions-explorer")
+        self.t.observe(self._changed, "value")
+        self._changed()
+
+    def _changed(self, _: object = None) -> None:
+        archive = self.history[self.t.value]
+        shares = confidence(archive.scores).tolist()
+        for k, image in enumerate(self.encoding.render(archive.genomes)):
+            self.pictures[k].value = png(image)
+            self.captions[k].value = _lines("named", self.classes[k], plots.percent(shares[k]))
 
 
 # --- the evolution explorer ---------------------------------------------------------------------

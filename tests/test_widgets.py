@@ -17,6 +17,8 @@ from course_lib import plots, widgets
 from course_lib.attacks import fgsm, pgd
 from course_lib.attacks.one_pixel import paint
 from course_lib.datasets import Images
+from course_lib.evolution import Archive
+from course_lib.fooling import Direct
 
 ASKED = ("3.a", "How many are fooled?", ["none", "half", "nearly all"], "C",
          {"A": "They look alike.", "B": "It sounds fair.", "C": "The step fits the gradient."})
@@ -347,3 +349,29 @@ def test_evolution_explorer_has_a_still_twin(problem, history, still):
     widgets.evolution_explorer(model, images.x[:1], history, images.classes)
     captions = [axis.get_xlabel() for axis in plt.gcf().axes]
     assert [caption.split("\n")[0] for caption in captions] == ["generation 0", "generation 1"]
+
+
+# --- the champions explorer ---------------------------------------------------------------------
+
+@pytest.fixture
+def archives():
+    """Three generations of two champions, small images; the scores are log odds."""
+    draw = torch.Generator().manual_seed(6)
+    return [Archive(torch.rand(2, 1, 6, 6, generator=draw), torch.tensor([score, 0.0]))
+            for score in (-2.0, 1.0, 9.0)]
+
+
+def test_champions_explorer_shows_the_champions_of_its_generation(archives):
+    explorer = widgets.ChampionsExplorer(Direct((1, 6, 6)), archives, ["cat", "dog"])
+    for t in (2, 0, 1):
+        explorer.t.value = t
+        for k, name in enumerate(["cat", "dog"]):
+            assert explorer.pictures[k].value == widgets.png(archives[t].genomes[k])
+            assert name in explorer.captions[k].value
+    assert "73 %" in explorer.captions[0].value and "50 %" in explorer.captions[1].value
+
+
+def test_champions_explorer_has_a_still_twin(archives, still):
+    widgets.champions_explorer(Direct((1, 6, 6)), archives, ["cat", "dog"])
+    captions = [axis.get_xlabel() for axis in plt.gcf().axes]
+    assert captions == ["12 %", "50 %", "> 99 %", "50 %"]
