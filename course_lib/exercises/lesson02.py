@@ -162,7 +162,7 @@ def _diagnose_entropy(fn) -> Finding:
 
 
 def takes_for_a_digit(logits: Tensor, threshold: float) -> Tensor:
-    """Which images get some digit, one of the first ten classes, with p >= threshold. [n] bool"""
+    """Which images get one of the first ten classes with p >= threshold: bool [n]."""
     return logits.softmax(1)[:, :10].amax(1) >= threshold
 
 
@@ -276,7 +276,7 @@ def entropy(logits):
         title="find the mistake",
         stub='''
 def takes_for_a_digit(logits, threshold):
-    """Which images get some digit, one of the first ten classes, with p >= threshold. [n] bool"""
+    """Which images get one of the first ten classes with p >= threshold: bool [n]."""
     p = logits[:, :10].softmax(1)
     return p.amax(1) >= threshold
 ''',
