@@ -157,6 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
     kind.add_argument("--store", action="store_true", help="write outputs into the notebooks")
     kind.add_argument("--slides", action="store_true", help="slides of what is stored, not run")
     chosen = parser.parse_args(arguments)
+    if missing := [str(path) for path in chosen.lessons if not path.is_file()]:
+        parser.error(f"no such notebook: {', '.join(missing)} (say notebooks/01_norms.ipynb)")
     if chosen.slides:
         exporter = SlidesExporter(reveal_width="1280", reveal_height="720")  # 88 columns fit
         for path in chosen.lessons:
