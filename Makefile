@@ -8,13 +8,17 @@ LESSON = $(firstword $(wildcard notebooks/00_*.ipynb) $(wildcard notebooks/01_*.
 # In a container one often is root, and Jupyter wants to hear that this is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test run slides store record bench clean
+.PHONY: lab test everywhere run slides store record bench clean
 
 lab: .venv/installed
 	$(JUPYTER) lab --ip=127.0.0.1 $(AS_ROOT) $(LESSON)
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
+
+# All lessons under the arithmetic of other processors; goes on after an interruption.
+everywhere: .venv/installed
+	$(BIN)/python -m course_lib.everywhere
 
 run: .venv/installed
 	$(BIN)/python -m course_lib.run

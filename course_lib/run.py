@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
-import numpy as np
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbconvert import HTMLExporter, SlidesExporter
 from nbformat import NotebookNode
-from PIL import Image
 from tqdm import tqdm
+
+from course_lib import outputs
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 600  # seconds a cell may take
@@ -42,8 +42,13 @@ class Clock:
         return words
 
 
-def execute(notebook: NotebookNode, folder: Path, *, label: str = "") -> Clock:
+def execute(
+    notebook: NotebookNode, folder: Path, *, label: str = "",
+    environment: dict[str, str] | None = None,
+) -> Clock:
     """Run all cells in order, in a fresh kernel that works in `folder`; fills in the outputs.
+
+    environment: the kernel's, instead of this process's own.
 
     Raises: nbclient's errors, when a cell fails, hangs, or takes the kernel down.
     """
@@ -52,34 +57,16 @@ def execute(notebook: NotebookNode, folder: Path, *, label: str = "") -> Clock:
                             resources={"metadata": {"path": str(folder)}},
                             extra_arguments=["--log-level=ERROR"])
     bar = tqdm(notebook.cells, desc=label, unit="cell", disable=not label)
-    with client.setup_kernel(), bar:
+    with client.setup_kernel(env=environment or os.environ.copy()), bar:
         for index, cell in enumerate(bar):
             begin = time.perf_counter()
             client.execute_cell(cell, index)
             if cell.cell_type != "code":
                 continue
             clock.cells.append(time.perf_counter() - begin)
-            if clock.first_picture is None and pictures(cell):
+            if clock.first_picture is None and outputs.pictures(cell.outputs):
                 clock.first_picture = time.perf_counter() - start
     return clock
-
-
-def pictures(cell: NotebookNode) -> list[Image.Image]:
-    """The PNG pictures among a cell's outputs."""
-    found = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
-    return [Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB") for png in found]
-
-
-def picture_difference(old: Image.Image, new: Image.Image) -> np.ndarray:
-    """Grey levels between two pictures, block of 8 x 8 pixels by block: the eye's view, not bytes.
-
-    >>> white, black = (Image.new("RGB", (16, 8), name) for name in ("white", "black"))
-    >>> float(picture_difference(white, black).mean())
-    255.0
-    """
-    size = (max(old.width // 8, 1), max(old.height // 8, 1))
-    a, b = (np.asarray(p.resize(size, Image.Resampling.BOX), dtype=float) for p in (old, new))
-    return np.abs(a - b)
 
 
 def refresh(before: NotebookNode, after: NotebookNode) -> NotebookNode:
@@ -96,7 +83,7 @@ def refresh(before: NotebookNode, after: NotebookNode) -> NotebookNode:
 
 def _packed(output: NotebookNode) -> NotebookNode:
     """The same picture in fewer bytes: no figure uses the transparency that matplotlib writes."""
-    for picture in pictures(NotebookNode(outputs=[output])):
+    for picture in outputs.pictures([output]):
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", optimize=True)
         output.data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
@@ -104,21 +91,9 @@ def _packed(output: NotebookNode) -> NotebookNode:
 
 
 def _same_outputs(old: NotebookNode, new: NotebookNode) -> bool:
-    if _without_pictures(old) != _without_pictures(new):
-        return False
-    pairs = zip(pictures(old), pictures(new), strict=True)
-    # Another machine's last digits move a block by less than a grey level; another letter by more.
-    return all(a.size == b.size and picture_difference(a, b).max() < 2 for a, b in pairs)
-
-
-def _without_pictures(cell: NotebookNode) -> list[dict]:
-    found = []
-    for output in cell.outputs:
-        content = {k: v for k, v in output.items() if k != "execution_count"}
-        if "data" in content:
-            content["data"] = {k: k if k == "image/png" else v for k, v in output.data.items()}
-        found.append(content)
-    return found
+    tags = [tag for tag in old.metadata.get("tags", []) if tag != outputs.PICTURE]
+    return not outputs.differences(old.outputs, new.outputs, tags) and all(
+        map(outputs.looks_the_same, outputs.pictures(old.outputs), outputs.pictures(new.outputs)))
 
 
 def run_lesson(path: Path, *, store: bool) -> Clock:

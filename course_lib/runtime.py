@@ -102,10 +102,14 @@ def recorded(name: str) -> dict:
 
 def record(name: str, command: str, **values: object) -> Path:
     """Write data/results/<name>.json as a whole or not at all."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    return write_json(RESULTS / f"{name}.json", {"command": command, **values})
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write a JSON file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"command": command, **values}, indent=1) + "\n")
+    part.write_text(json.dumps(value, indent=1) + "\n")
     return part.replace(path)
 
 

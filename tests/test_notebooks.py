@@ -12,7 +12,7 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 
-from course_lib import exercises, run
+from course_lib import exercises, outputs, run
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SLIDE_TYPES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
@@ -36,6 +36,10 @@ def tags(cell: NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
+def stdout(cell: NotebookNode) -> str:
+    return outputs.texts(cell.outputs).get("stdout", "")
+
+
 def checks(notebook: NotebookNode) -> list[NotebookNode]:
     return [c for c in code(notebook) if re.search(r"^check\(", c.source, re.MULTILINE)]
 
@@ -52,7 +56,8 @@ def faults(notebook: NotebookNode) -> list[str]:
         if cell.metadata.get("slideshow", {}).get("slide_type") not in SLIDE_TYPES:
             found.append(f"cell {i} has no slide type")
         unknown = [t for t in tags(cell)
-                   if t != "nbval-ignore-output" and not EXERCISE.fullmatch(t)]
+                   if t != outputs.IGNORE and not outputs.is_allowance(t)
+                   and not EXERCISE.fullmatch(t)]
         if unknown:
             found.append(f"cell {i} has the tags {unknown}")
         if cell.metadata.keys() - run.CELL_METADATA:
@@ -60,7 +65,7 @@ def faults(notebook: NotebookNode) -> list[str]:
                          "see make store")
     for i, cell in enumerate(code(notebook), 1):
         found += [f"code cell {i} {fault}" for fault in _code_faults(cell)]
-    ignored = sum("nbval-ignore-output" in tags(c) for c in notebook.cells)
+    ignored = sum(outputs.IGNORE in tags(c) for c in notebook.cells)
     if ignored > MOST_IGNORED:
         found.append(f"{ignored} cells are not compared")
     if "widgets" in notebook.metadata:
@@ -118,7 +123,7 @@ def test_stubs_and_checks_stand_as_the_exercises_say(path):
 @each_lesson
 def test_unsolved_exercises_say_so(path):
     for cell in checks(read(path)):
-        assert "".join(o.get("text", "") for o in cell.outputs).startswith("○")
+        assert stdout(cell).startswith("○")
 
 
 @each_lesson
@@ -137,40 +142,22 @@ def run_twice(notebook: NotebookNode, folder: Path) -> list[str]:
     changed = []
     with client.setup_kernel():
         for index, cell in enumerate(notebook.cells):
-            client.execute_cell(cell, index)
-            first = said(cell)
-            client.execute_cell(cell, index)
-            if "nbval-ignore-output" not in tags(cell) and said(cell) != first:
-                changed.append(f"cell {index} said {first}, then {said(cell)}")
+            if cell.cell_type != "code":
+                continue
+            first, second = (outputs.texts(client.execute_cell(cell, index).outputs)
+                             for _ in range(2))
+            if outputs.IGNORE not in tags(cell) and first != second:
+                changed.append(f"cell {index} said {first}, then {second}")
     return changed
-
-
-def said(cell: NotebookNode) -> str:
-    """The texts of a cell's outputs, object addresses left out."""
-    if cell.cell_type != "code":
-        return ""
-    texts = []
-    for output in cell.outputs:
-        texts.append(output.get("text", ""))
-        texts += [v for k, v in sorted(output.get("data", {}).items()) if k.startswith("text/")]
-    return re.sub("0x[0-9a-f]+", "ADDRESS", "".join(texts))
 
 
 def departures(stored: NotebookNode, again: NotebookNode) -> list[str]:
     """Where another run shows something else than the stored one, lines on exercises aside."""
-    found = []
-    for i, (old, new) in enumerate(zip(stored.cells, again.cells, strict=True)):
-        if old.cell_type != "code" or "nbval-ignore-output" in tags(old):
-            continue
-        before, now = (re.sub(r"^([○✓✗] )?Exercise \d+\.\d+: .*\n", "", said(c), flags=re.MULTILINE)
-                       for c in (old, new))
-        if before != now:
-            found.append(f"cell {i} stores {before!r}, and now says {now!r}")
-        pairs = zip(run.pictures(old), run.pictures(new), strict=True)
-        # An eye would see no difference; single letters of captions may differ between machines.
-        if any(run.picture_difference(a, b).mean() > 3 for a, b in pairs):
-            found.append(f"cell {i} draws another picture than the stored one")
-    return found
+    return [f"cell {i}: {words}"
+            for i, (old, new) in enumerate(zip(stored.cells, again.cells, strict=True))
+            if old.cell_type == "code"
+            for words in outputs.differences(old.outputs, new.outputs, tags(old),
+                                             without=r"^([○✓✗] )?Exercise \d+\.\d+: .*\n")]
 
 
 def solve(notebook: NotebookNode) -> NotebookNode:
@@ -188,7 +175,7 @@ def test_solved_and_every_cell_run_twice(path):
     notebook = solve(read(path))
     assert run_twice(notebook, path.parent) == []
     for cell in checks(notebook):
-        assert said(cell).startswith("✓"), said(cell)
+        assert stdout(cell).startswith("✓"), stdout(cell)
     # Solved or not, once or twice: what the lesson shows stays as it is stored.
     assert departures(read(path), notebook) == []
 
@@ -232,7 +219,7 @@ def many_ignored(n):
     n.cells = [n.cells[0].copy() for _ in range(6)]
     for i, cell in enumerate(n.cells, 1):
         cell.execution_count = i
-        cell.metadata = {"slideshow": {"slide_type": "-"}, "tags": ["nbval-ignore-output"]}
+        cell.metadata = {"slideshow": {"slide_type": "-"}, "tags": [outputs.IGNORE]}
     n.cells = [nbformat.from_dict(c) for c in n.cells]
 
 
@@ -265,7 +252,7 @@ def test_a_check_that_is_not_correct_is_found(tmp_path):
     notebook = planted(f"from course_lib.exercises import check\n{stub}", check)
     run_twice(notebook, tmp_path)
     (cell,) = checks(notebook)
-    assert said(cell).startswith("✗")
+    assert stdout(cell).startswith("✗")
 
 
 def test_another_picture_is_found(tmp_path):
@@ -275,7 +262,8 @@ def test_another_picture_is_found(tmp_path):
     for notebook in (first, second):
         run.execute(notebook, tmp_path)
     assert departures(first, first) == []
-    assert departures(first, second) == ["cell 0 draws another picture than the stored one"]
+    assert departures(first, second) == [
+        "cell 0: it draws another picture than the stored one"]
 
 
 def test_a_cell_that_fails_is_found(tmp_path):

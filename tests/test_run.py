@@ -11,7 +11,7 @@ import pytest
 from nbformat import NotebookNode
 from PIL import Image
 
-from course_lib import run
+from course_lib import outputs, run
 
 
 def notebook(*sources: str) -> NotebookNode:
@@ -109,5 +109,5 @@ def test_pictures_are_stored_without_transparency_and_without_loss():
     png = base64.b64encode(buffer.getvalue()).decode()
     after.cells[0].outputs = [nbformat.v4.new_output("display_data", {"image/png": png})]
     (cell,) = run.refresh(before, after).cells
-    assert run.pictures(cell)[0].tobytes() == noise.convert("RGB").tobytes()
+    assert outputs.pictures(cell.outputs)[0].tobytes() == noise.convert("RGB").tobytes()
     assert len(cell.outputs[0].data["image/png"]) < len(png)
