@@ -65,7 +65,7 @@ def departures(path: Path, isa: str, threads: int) -> list[str]:
 
 
 def fingerprint(path: Path) -> str:
-    """Of all that decides what a lesson shows: itself, the library, data, PyTorch, the processor."""
+    """Of all that decides what a lesson shows: itself, library, data, PyTorch, processor."""
     files = [path, *sorted((run.ROOT / "course_lib").rglob("*.*")),
              *sorted((run.ROOT / "data").rglob("*.*"))]
     digest = hashlib.sha256(f"{torch.__version__} {torch.__config__.show()}".encode())
