@@ -17,7 +17,7 @@ OFFLINE = ROOT / "tests" / "offline"  # holds a sitecustomize.py that refuses co
 
 # Before any test starts a kernel: kernels and other children inherit the environment.
 os.environ["COURSE_WIDGETS"] = "0"
-for variable in ("COURSE_MODE", "COURSE_BUDGET", "COURSE_RECORD"):
+for variable in ("COURSE_MODE", "COURSE_BUDGET", "COURSE_RECORD", "COURSE_ANSWERS"):
     os.environ.pop(variable, None)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))

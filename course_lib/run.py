@@ -113,7 +113,7 @@ def run_lesson(path: Path, *, store: bool) -> Clock:
 def write_page(exporter: HTMLExporter, notebook: NotebookNode, name: str) -> None:
     """Write a page under build/, without the source of cells that JupyterLab shows folded.
 
-    Such cells hold the answers of predictions; exporters would show them.
+    Such cells draw figures whose titles tell what was to be predicted; exporters would show them.
     """
     for cell in notebook.cells:
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
@@ -141,6 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"The slides are in {ROOT / 'build'}")
         return 0
     os.environ["COURSE_WIDGETS"] = "0"  # kernels inherit it: no front end will draw widgets
+    os.environ["COURSE_ANSWERS"] = "0" if chosen.store else "1"  # of predictions, folded on a page
     failed = []
     for path in chosen.lessons:
         try:

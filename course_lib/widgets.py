@@ -1,7 +1,7 @@
-"""Predictions, quizzes and explorers: ipywidgets around the functions that the lessons teach.
+"""Explorers: ipywidgets around the functions that the lessons teach.
 
 Nothing is computed in a callback that a plain function could not compute. Without a browser
-(`runtime.live()` is False) each of them prints its text or draws a still twin instead.
+(`runtime.live()` is False) each of them draws a still twin instead.
 
 A slider that is dragged does not queue up work: the front end holds back a widget's changes while
 the kernel still works on its last one, and then sends the newest value only.
@@ -13,9 +13,7 @@ import functools
 import html
 import io
 import math
-import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import ipywidgets as ui
 import matplotlib.pyplot as plt
@@ -35,164 +33,6 @@ from course_lib.evolution import Archive
 from course_lib.fooling import Encoding, confidence
 from course_lib.gradients import input_gradient, margin
 from course_lib.norms import norm, project_box, steepest
-
-# --- predictions and quizzes --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Question:
-    """A multiple-choice question.
-
-    `why` gives for each letter why it is right, or why people guess it.
-    """
-
-    text: str
-    options: Sequence[str]
-    answer: str
-    why: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        if self.answer not in self.letters:
-            raise ValueError(f"answer {self.answer!r} is none of {', '.join(self.letters)}")
-        if sorted(self.why) != self.letters:
-            raise ValueError(f"why must have a reason for each of {', '.join(self.letters)}")
-
-    @property
-    def letters(self) -> list[str]:
-        return list(string.ascii_uppercase[:len(self.options)])
-
-    @property
-    def choices(self) -> list[str]:
-        return [f"{a}  {option}" for a, option in zip(self.letters, self.options, strict=True)]
-
-
-@dataclass
-class _Prediction:
-    question: Question
-    guess: str | None = None
-    waiting: list[tuple[ui.HTML, str]] = field(default_factory=list)  # reveals on the page
-
-
-_predictions: dict[str, _Prediction] = {}
-
-
-def predict(
-    id: str, question: str, options: Sequence[str], answer: str, why: Mapping[str, str]
-) -> None:
-    """Ask for a guess before the result is seen; `reveal(id)` gives the answer after the run.
-
-    A locked guess stays locked, also when the cell runs again.
-    """
-    asked = Question(question, options, answer, why)
-    prediction = _predictions.get(id)
-    if prediction is None or prediction.question != asked:
-        prediction = _predictions[id] = _Prediction(asked)
-    if runtime.live():
-        display(_prediction_box(id, prediction))
-    else:
-        print("\n".join([f"Prediction {id} · {question}", *(f"   {c}" for c in asked.choices),
-                         "Decide before you run the next cell."]))
-
-
-def reveal(id: str, measured: str = "") -> None:
-    """After the run: the right answer, what was guessed, and why people guess the others.
-
-    `measured` is a sentence with the number that the lesson just measured. Where no guess is
-    locked yet, the answer waits for it.
-    """
-    if id not in _predictions:
-        raise ValueError(f"there is no prediction {id!r} yet: run the cell that asks it first")
-    prediction = _predictions[id]
-    if not runtime.live():
-        print(_answer_text(id, prediction.question, measured))
-        return
-    place = ui.HTML()
-    place.add_class("course-reveal")
-    prediction.waiting.append((place, measured))
-    _fill(id, prediction)
-    display(place)
-
-
-def quiz(questions: Sequence[Question]) -> None:
-    """Questions with feedback on each option that is tried."""
-    if runtime.live():
-        display(ui.VBox([_quiz_question(i, q) for i, q in enumerate(questions, 1)]))
-        return
-    print("\n\n".join("\n".join([f"{i}. {q.text}", *(f"   {c}" for c in q.choices)])
-                      for i, q in enumerate(questions, 1)))
-
-
-def _prediction_box(id: str, prediction: _Prediction) -> ui.VBox:
-    question = prediction.question
-    radio = _radio(question)
-    button = ui.Button(description="Lock my guess", disabled=True, button_style="primary",
-                       tooltip="Your guess cannot be changed afterwards")
-    said = ui.HTML()
-
-    def lock() -> None:
-        radio.disabled = button.disabled = True
-        said.value = f"Locked: {prediction.guess}. Run the next cell."
-
-    def choose(_: object) -> None:
-        button.disabled = radio.index is None or prediction.guess is not None
-
-    def press(_: object) -> None:
-        prediction.guess = question.letters[radio.index]
-        lock()
-        _fill(id, prediction)
-
-    radio.observe(choose, "index")
-    button.on_click(press)
-    if prediction.guess is not None:
-        radio.index = question.letters.index(prediction.guess)
-        lock()
-    heading = ui.HTML(f"<b>Prediction {html.escape(id)}</b> · {html.escape(question.text)}")
-    box = ui.VBox([heading, radio, ui.HBox([button, said])])
-    box.add_class("course-prediction")
-    return box
-
-
-def _fill(id: str, prediction: _Prediction) -> None:
-    """Write the answer into every reveal on the page, or say what it waits for."""
-    for place, measured in prediction.waiting:
-        if prediction.guess is None:
-            place.value = f"Lock your guess in prediction {html.escape(id)}: the answer follows."
-        else:
-            text = _answer_text(id, prediction.question, measured, prediction.guess)
-            first, *rest = html.escape(text).split("\n")
-            place.value = f"<b>{first}</b><br>" + "<br>".join(rest)
-
-
-def _answer_text(id: str, question: Question, measured: str, guess: str | None = None) -> str:
-    right = question.options[question.letters.index(question.answer)]
-    verdict = "" if guess is None else \
-        " You were right." if guess == question.answer else f" You guessed {guess}."
-    lines = [f"Prediction {id}: {question.answer} is right, {right}.{verdict}"]
-    if measured:
-        lines.append(measured)
-    # The reader's own guess first, then the right answer, then the others.
-    order = sorted(question.letters, key=lambda a: (a != guess, a != question.answer, a))
-    return "\n".join(lines + [f"   {letter}  {question.why[letter]}" for letter in order])
-
-
-def _quiz_question(number: int, question: Question) -> ui.VBox:
-    radio, said = _radio(question), ui.HTML()
-
-    def answer(_: object) -> None:
-        letter = question.letters[radio.index]
-        mark = "✓ Right." if letter == question.answer else "✗ Not this one."
-        said.value = f"<b>{mark}</b> {html.escape(question.why[letter])}"
-
-    radio.observe(answer, "index")
-    box = ui.VBox([ui.HTML(f"<b>{number}. {html.escape(question.text)}</b>"), radio, said])
-    box.add_class("course-quiz")
-    return box
-
-
-def _radio(question: Question) -> ui.RadioButtons:
-    return ui.RadioButtons(options=question.choices, index=None,
-                           layout=ui.Layout(width="auto", margin="0 0 8px 12px"))
-
 
 # --- the FGSM explorer --------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Predictions, quizzes and explorers: live with their traits driven by hand, and as still twins."""
+"""Explorers: live with their traits driven by hand, and as still twins."""
 
 from __future__ import annotations
 
@@ -20,13 +20,9 @@ from course_lib.datasets import Images
 from course_lib.evolution import Archive
 from course_lib.fooling import Direct
 
-ASKED = ("3.a", "How many are fooled?", ["none", "half", "nearly all"], "C",
-         {"A": "They look alike.", "B": "It sounds fair.", "C": "The step fits the gradient."})
-
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    monkeypatch.setattr(widgets, "_predictions", {})
+def fresh():
     yield
     plt.close("all")
 
@@ -54,89 +50,6 @@ def still(monkeypatch):
 def parts(box: ui.Widget, kind: type) -> list:
     found = [box] if isinstance(box, kind) else []
     return found + [p for child in getattr(box, "children", ()) for p in parts(child, kind)]
-
-
-# --- predictions --------------------------------------------------------------------------------
-
-def test_prediction_without_front_end(still, capsys):
-    widgets.predict(*ASKED)
-    said = capsys.readouterr().out
-    assert "How many are fooled?" in said and "C  nearly all" in said and "right" not in said
-    widgets.reveal("3.a", "Measured: 15 of 17.")
-    said = capsys.readouterr().out
-    assert said.startswith("Prediction 3.a: C is right, nearly all.\nMeasured: 15 of 17.")
-    assert all(reason in said for reason in ASKED[4].values())
-
-
-def test_prediction_locks_and_then_reveals(shown):
-    widgets.predict(*ASKED)
-    widgets.reveal("3.a", "Measured: 15 of 17.")
-    box, answer = shown
-    (radio,), (button,) = parts(box, ui.RadioButtons), parts(box, ui.Button)
-    assert radio.index is None and button.disabled and "Lock your guess" in answer.value
-    radio.index = 1
-    assert not button.disabled and "is right" not in answer.value
-    button.click()
-    assert radio.disabled and button.disabled
-    assert "C is right, nearly all. You guessed B." in answer.value
-    assert answer.value.index("It sounds fair") < answer.value.index("They look alike")
-
-
-def test_locked_guess_survives_running_the_cell_again(shown):
-    widgets.predict(*ASKED)
-    (radio,), (button,) = parts(shown[0], ui.RadioButtons), parts(shown[0], ui.Button)
-    radio.index = 2
-    button.click()
-    widgets.predict(*ASKED)
-    (again,) = parts(shown[1], ui.RadioButtons)
-    assert again.index == 2 and again.disabled
-    widgets.reveal("3.a")
-    assert "You were right." in shown[2].value
-
-
-def test_another_question_starts_afresh(shown):
-    widgets.predict(*ASKED)
-    widgets._predictions["3.a"].guess = "A"
-    widgets.predict(ASKED[0], "Another question?", *ASKED[2:])
-    assert parts(shown[1], ui.RadioButtons)[0].index is None
-
-
-def test_reveal_before_predict():
-    with pytest.raises(ValueError, match="run the cell that asks it first"):
-        widgets.reveal("3.z")
-
-
-@pytest.mark.parametrize("answer, why", [("D", ASKED[4]), ("A", {"A": "only one"})])
-def test_crooked_questions_are_refused(answer, why):
-    with pytest.raises(ValueError):
-        widgets.Question("?", ["a", "b", "c"], answer, why)
-
-
-def test_texts_are_escaped(shown):
-    widgets.predict("3.b", "Is 1 < 2?", ["a < b", "no"], "A", {"A": "a < b", "B": "no"})
-    assert "1 &lt; 2" in parts(shown[0], ui.HTML)[0].value
-
-
-# --- quiz ---------------------------------------------------------------------------------------
-
-QUESTIONS = [widgets.Question(*ASKED[1:]), widgets.Question("Second?", ["yes", "no"], "A",
-                                                            {"A": "Since so.", "B": "Why not."})]
-
-
-def test_quiz_without_front_end(still, capsys):
-    widgets.quiz(QUESTIONS)
-    said = capsys.readouterr().out
-    assert "1. How many" in said and "2. Second?" in said and "Since so" not in said
-
-
-def test_quiz_gives_feedback_per_option(shown):
-    widgets.quiz(QUESTIONS)
-    radio = parts(shown[0], ui.RadioButtons)[1]
-    feedback = parts(shown[0].children[1], ui.HTML)[1]
-    radio.index = 1
-    assert "Not this one" in feedback.value and "Why not." in feedback.value
-    radio.index = 0
-    assert "Right" in feedback.value and "Since so." in feedback.value
 
 
 # --- FGSM explorer ------------------------------------------------------------------------------
