@@ -1,7 +1,7 @@
 """The judge: every claim that an image fools a network is decided here, in float32.
 
 Taught in lesson 04. An attack is any function of (model, x, y) that returns images; attacks of
-the library become one with `functools.partial(pgd, eps=0.1, generator=course_lib.generator(0))`.
+the library become one with `functools.partial(pgd, eps=0.1)`.
 """
 
 from __future__ import annotations
@@ -219,8 +219,7 @@ def accuracy_curve(
 ) -> list[float]:
     """Accuracy, from 0 to 1, under `attack` at each radius of a list; radius 0 is no attack.
 
-    attack: a callable of (model, x, y, eps=..., norm=...), such as `fgsm`, or `pgd` with its
-    generator: `functools.partial(pgd, generator=course_lib.generator(0))`.
+    attack: a callable of (model, x, y, eps=..., norm=...), such as `fgsm` or `pgd`.
     Raises: as `robust_accuracy`.
     Lesson: 04.
 
@@ -321,9 +320,9 @@ class Sanity(tuple[Check, ...]):
 
 
 def sanity_checks(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator,
-    norm: str = "linf", attack: Attack | None = None, steps: int = 20,
-    substitute: nn.Module | None = None, queries: int = 200, slack: float = 0.03,
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "linf",
+    attack: Attack | None = None, steps: int = 20, substitute: nn.Module | None = None,
+    queries: int = 200, slack: float = 0.03, generator: torch.Generator | None = None,
 ) -> Sanity:
     """Ask of an attack and a model what must hold if the robust accuracy is to be believed.
 
@@ -332,7 +331,8 @@ def sanity_checks(
     attack: a callable of (model, x, y, eps=..., norm=..., steps=...); by default `pgd`. Leave
     `steps` out of its signature if it has none. substitute: another network for the same classes,
     from which attacks are transferred. queries: predictions an image for the black-box search.
-    slack: the share of images by which chance may tip a comparison.
+    slack: the share of images by which chance may tip a comparison. generator: of all random
+    numbers here, by default a fresh one with seed 0.
     Raises: ValueError for bad images, or when the model names none of them correctly.
     Reference: Carlini et al. 2019, section 5; Athalye, Carlini, Wagner 2018, section 3.1.
     Lesson: 04.
@@ -343,6 +343,7 @@ def sanity_checks(
     if not bool(right.any()):
         raise ValueError("the model names no image correctly: there is nothing to attack")
     x, y = x[right], y[right]
+    generator = generator or runtime.generator(0)
     attack = attack or functools.partial(pgd, generator=generator)
     has_steps = "steps" in _parameters(attack)
 
@@ -413,7 +414,7 @@ def _whole_box(x: Tensor, norm: str) -> float:
 
 def random_search(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, queries: int = 200,
-    norm: str = "linf", generator: torch.Generator,
+    norm: str = "linf", generator: torch.Generator | None = None,
 ) -> Tensor:
     """The plainest black box: shift a random square, keep it where the margin did not fall.
 
@@ -422,18 +423,19 @@ def random_search(
     It asks for outputs only, so no defence can mask anything from it.
 
     Shape: x [n, channels, rows, columns]; y [n] -> like x.
+    generator: by default a fresh one with seed 0.
     Raises: ValueError as `pgd`.
     Reference: after Andriushchenko et al. 2020, Square Attack.
     Lesson: 04.
 
     >>> x = torch.tensor([[[[0.5, 0.6]]]])
-    >>> x_adv = random_search(nn.Flatten(), x, torch.tensor([1]), eps=0.2, queries=20,
-    ...                       generator=torch.Generator().manual_seed(0))
+    >>> x_adv = random_search(nn.Flatten(), x, torch.tensor([1]), eps=0.2, queries=20)
     >>> bool(x_adv[0, 0, 0, 0] > x_adv[0, 0, 0, 1])
     True
     """
     check_images(model, x, y)
     check_ball(eps, norm)
+    generator = generator or runtime.generator(0)
     x_t = x = x.detach()
     best = margin(logits(model, x), y)
     for query in range(queries):

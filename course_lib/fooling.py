@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from course_lib import runtime
 from course_lib.attacks.one_pixel import log_odds
 from course_lib.evolution import Archive
 from course_lib.gradients import attacking, check_logits
@@ -242,8 +243,8 @@ def _activate(z: Tensor, kinds: Tensor) -> Tensor:
 
 def evolve(
     model: nn.Module, encoding: Encoding, *, classes: int, generations: int, children: int = 200,
-    generator: torch.Generator, archive: Archive | None = None, batch_size: int = 200,
-    callback: Callable[[int, Archive], None] | None = None,
+    generator: torch.Generator | None = None, archive: Archive | None = None,
+    batch_size: int = 200, callback: Callable[[int, Archive], None] | None = None,
 ) -> Archive:
     """MAP-Elites: one champion a class; every child competes in every class.
 
@@ -251,6 +252,8 @@ def evolve(
     `archive` is given. Scores are log odds, log(p / (1 - p)), which order as the confidence p
     does but do not saturate; `confidence` turns them back.
 
+    generator: by default a fresh one with seed 0. To go on from an archive, give one with another
+    seed: the same seed draws the same numbers again.
     callback(generation, archive) sees the archive after each generation; archives never change,
     so it may keep them.
     Raises: ValueError when children or generations are below 1, when `classes` is not the number
@@ -259,13 +262,13 @@ def evolve(
     Lesson: 02.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    >>> archive = evolve(model, Direct((1, 4, 4)), classes=3, generations=2, children=8,
-    ...                  generator=torch.Generator().manual_seed(0))
+    >>> archive = evolve(model, Direct((1, 4, 4)), classes=3, generations=2, children=8)
     >>> archive.genomes.shape
     torch.Size([3, 1, 4, 4])
     """
     if children < 1 or generations < 1:
         raise ValueError("evolution needs at least one child and one generation")
+    generator = generator or runtime.generator(0)
     device = next(model.parameters()).device
     with attacking(model), torch.no_grad():
         for generation in range(generations):

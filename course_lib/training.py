@@ -49,7 +49,7 @@ def fit(
     model: nn.Module, images: Images, *, method: str = "standard", epochs: int, lr: float = 5e-3,
     batch_size: int = 50, eps: float = 0.3, steps: int = 7, norm: str = "linf", beta: float = 6.0,
     augment: Callable[[Tensor, Generator], Tensor] | None = None, bf16: bool = False,
-    checkpoint: Path | None = None, generator: Generator,
+    checkpoint: Path | None = None, generator: Generator | None = None,
     on_epoch: Callable[[History], None] | None = None,
 ) -> History:
     """Train a model in place: Adam, one learning-rate cycle, weights left in eval mode.
@@ -76,6 +76,8 @@ def fit(
     what is reported later stay float32.
     checkpoint: a file that keeps the state after each epoch; a run that was killed, called again
     with the same arguments, goes on from there to the weights it would have had.
+    generator: of the order of the images, the augmentation and the attacks; by default a fresh one
+    with seed 0.
     on_epoch(history) is called after each epoch.
 
     Shape: images.x [n, channels, rows, columns], float in [0, 1] or bytes, which are divided by
@@ -91,6 +93,7 @@ def fit(
         raise ValueError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
     if epochs < 1 or not len(images):
         raise ValueError(f"nothing to train: epochs = {epochs}, {len(images)} images")
+    generator = generator or runtime.generator(0)
     batches = -(-len(images) // batch_size)
     replays = steps if method == "free" else 1
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)

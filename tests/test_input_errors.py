@@ -162,7 +162,6 @@ def test_too_few_steps(attack, steps):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"generator": None}, r"generator=course_lib.generator\(seed\)"),
     ({"restarts": 0}, "starts at least once"),
     ({"restarts": 2, "random_start": False}, "need random_start=True"),
 ])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from course_lib import runtime
 from course_lib.ascent import is_fooled
 from course_lib.evolution import (
     Evolved,
@@ -27,7 +28,7 @@ _BATCH_ENTRIES = 2**20
 def one_pixel(
     model: nn.Module, x: Tensor, y: Tensor, *, pixels: int = 1, population: int = 400,
     generations: int = 100, target: Tensor | None = None, strategy: str = "rand1",
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Repaint at most `pixels` pixels so that the class changes (or becomes the target).
 
@@ -37,6 +38,7 @@ def one_pixel(
     generation that fools the model. See `search` for what is minimised and the number of queries.
 
     Shape: x [n, channels, rows, columns] in [0, 1]; y, target [n] -> like x.
+    generator: by default a fresh one with seed 0, so that a call repeats exactly.
     Raises: ValueError as `fgsm`; for pixels outside 1 ... rows * columns; population < 4;
     generations < 0.
     Reference: Su, Vargas, Sakurai 2019, section 3.
@@ -44,8 +46,7 @@ def one_pixel(
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     >>> x = torch.rand(2, 1, 4, 4)
-    >>> x_adv = one_pixel(model, x, torch.tensor([0, 2]), population=20, generations=3,
-    ...                   generator=torch.Generator().manual_seed(0))
+    >>> x_adv = one_pixel(model, x, torch.tensor([0, 2]), population=20, generations=3)
     >>> bool(((x_adv != x).flatten(1).sum(1) <= 1).all())
     True
     """
@@ -57,7 +58,7 @@ def one_pixel(
 def search(
     model: nn.Module, x: Tensor, y: Tensor, *, pixels: int = 1, population: int = 400,
     generations: int = 100, target: Tensor | None = None, strategy: str = "rand1",
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
     callback: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
 ) -> Evolved:
     """The evolution behind `one_pixel`: genes [n, pixels * (2 + channels)], costs, queries.
@@ -72,7 +73,7 @@ def search(
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     >>> found = search(model, torch.rand(2, 1, 4, 4), torch.tensor([0, 2]), population=20,
-    ...                generations=0, generator=torch.Generator().manual_seed(0))
+    ...                generations=0)
     >>> found.evaluations
     tensor([20, 20])
     """
@@ -80,7 +81,7 @@ def search(
     n, channels, rows, columns = x.shape
     if not 1 <= pixels <= rows * columns:
         raise ValueError(f"pixels = {pixels}: an image here has 1 to {rows * columns} pixels")
-    generators = problem_generators(n, generator)
+    generators = problem_generators(n, generator or runtime.generator(0))
     length = pixels * (2 + channels)
     start = torch.stack([_start(population, pixels, x.shape, g) for g in generators]).to(x)
     upper = torch.tensor([columns, rows, *[1.0] * channels]).repeat(pixels).to(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from course_lib import runtime
 from course_lib.ascent import Callback, Update, ascend
 from course_lib.gradients import Loss, check_images, cross_entropy
 from course_lib.norms import check_ball, climb, project_box, uniform_ball
@@ -64,13 +65,14 @@ def pgd(
     with alpha = 2.5 * eps / steps unless `step_size` says otherwise, so that the far side of the
     ball is in reach. A restart attacks only images that no earlier one has fooled.
 
-    Shape, Raises: as `fgsm`; also ValueError without a generator where a random start needs one.
+    Shape, Raises: as `fgsm`. generator: where the starts come from, by default a fresh one with
+    seed 0, so that a call repeats exactly.
     Reference: Madry et al. 2018, section 2.1.
     Lesson: 04.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
-    >>> x_adv = pgd(model, x, y, eps=0.1, generator=torch.Generator().manual_seed(0))
+    >>> x_adv = pgd(model, x, y, eps=0.1)
     >>> bool((x_adv - x).abs().max() <= 0.1 + 1e-6)
     True
     """
@@ -80,8 +82,7 @@ def pgd(
         raise ValueError(f"restarts = {restarts}: an attack starts at least once")
     if restarts > 1 and not random_start:
         raise ValueError("restarts need random_start=True: without it each one repeats the first")
-    if random_start and generator is None:
-        raise ValueError("a random start needs generator=course_lib.generator(seed)")
+    generator = generator or runtime.generator(0)
     alpha = 2.5 * eps / max(steps, 1) if step_size is None else step_size
     x = x_adv = x.detach()
     left = torch.arange(len(x), device=x.device)
