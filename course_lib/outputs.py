@@ -29,7 +29,7 @@ IGNORE = "nbval-ignore-output"  # nbval's own tag: nothing is compared
 PICTURE = "picture-may-differ"
 _TAG = re.compile(r"within-(\d+(?:\.\d+)?)-(points?|counts?|percent-of-it)")
 # A number, unless it is part of a name (lite0, l_2) or the denominator of a fraction (8/255).
-_NUMBER = re.compile(r"(?<![\w/.])([-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?)(?!\w)(\s?%)?")
+NUMBER = re.compile(r"(?<![\w/.])([-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?)(?!\w)(\s?%)?")
 # What differs between any two runs and says nothing.
 _NOISE = ((re.compile(r"<Figure size \S+ with \d+ Axes>"), "FIGURE"),
           (re.compile(r"0x[0-9a-f]+"), "ADDRESS"))
@@ -117,10 +117,10 @@ def texts(outputs: Sequence[NotebookNode]) -> dict[str, str]:
 def _text_differences(old: str, new: str, allowance: Allowance) -> list[str]:
     old, new = _clean(old), _clean(new)
     # Columns move when a number gets another digit: runs of blanks do not count.
-    if _words(old) != _words(new):
+    if words(old) != words(new):
         return [f"it stores {old!r}, and now says {new!r}"]
     return [f"it stores {a[0]}, and now says {b[0]}, in {new!r}"
-            for a, b in zip(_NUMBER.finditer(old), _NUMBER.finditer(new), strict=True)
+            for a, b in zip(NUMBER.finditer(old), NUMBER.finditer(new), strict=True)
             if a[1] != b[1] and not allowance.covers(a[1], b[1], in_percent=bool(a[2]))]
 
 
@@ -130,8 +130,9 @@ def _clean(text: str) -> str:
     return text
 
 
-def _words(text: str) -> list[str]:
-    return _NUMBER.sub(r"0\2", text).split()
+def words(text: str) -> list[str]:
+    """A text without its numbers."""
+    return NUMBER.sub(r"0\2", text).split()
 
 
 # --- pictures -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 
-from course_lib import exercises, outputs, run
+from course_lib import exercises, outputs, questions, run
+from course_lib.questions import Question
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SLIDE_TYPES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
 EXERCISE = re.compile(r"exercise-(\d+\.\d+)")
 WIDEST, TALLEST = 88, 40  # characters and lines of code that fit on a projected slide
 MOST_IGNORED = 4  # cells whose output may differ between machines, in one lesson
+MOST_PICTURES = 8  # whose content may differ, such as evolved images, in one lesson
 LARGEST = 2_000_000  # bytes
 
 each_lesson = pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
@@ -133,6 +136,71 @@ def test_slides_can_be_made(path):
     assert '<aside class="notes">' in page
 
 
+# --- what may differ, and what may not be told -------------------------------------------------
+
+def too_generous(cell: NotebookNode) -> list[str]:
+    """Allowances above 10 points or a fifth, for which the cell gives no reason in a comment."""
+    allowed = outputs.Allowance.of(tags(cell))
+    totals = [float(m[1].replace(",", "")) for text in outputs.texts(cell.outputs).values()
+              for m in outputs.NUMBER.finditer(text)]
+    found = []
+    if allowed.points > 10:
+        found.append(f"{allowed.points:g} points")
+    if allowed.share > 0.2:
+        found.append(f"{allowed.share:.0%} of a number")
+    if allowed.counts > 0.2 * max(totals, default=0):
+        found.append(f"{allowed.counts:g} counts of at most {max(totals, default=0):g}")
+    return [] if "# may differ:" in cell.source else found
+
+
+@each_lesson
+def test_allowances_are_narrow(path):
+    notebook = read(path)
+    for i, cell in enumerate(code(notebook), 1):
+        if allowing := [tag for tag in tags(cell) if outputs.is_allowance(tag)]:
+            print(f"{path.stem}, code cell {i}: {', '.join(allowing)}")  # pytest -rP lists them all
+        assert too_generous(cell) == [], f"code cell {i}"
+    pictures = sum(outputs.PICTURE in tags(cell) for cell in notebook.cells)
+    assert pictures <= MOST_PICTURES
+
+
+def verdicts(notebook: NotebookNode) -> list[str]:
+    """Printed lines that end in True or False where a student wants the number."""
+    said = "\n".join(text for cell in code(notebook)
+                     for text in outputs.texts(cell.outputs).values())
+    return re.findall(r"^.*\b(?:True|False)[.,;]?$", said, re.MULTILINE)
+
+
+def told(notebook: NotebookNode, predictions: dict, quiz: list) -> list[str]:
+    """Answers of predictions and quiz that can be read in a source or a stored output."""
+    text = _squeezed(" ".join(
+        [cell.source for cell in notebook.cells]
+        + [said for cell in code(notebook) for said in outputs.texts(cell.outputs).values()]))
+    found = [f"{id}: the answer" for id, question in predictions.items()
+             if _squeezed(f"Prediction {id}: {question.answer} is right") in text]
+    found += [f"{id}: why {letter}" for id, question in [*predictions.items(), *enumerate(quiz, 1)]
+              for letter, why in question.why.items() if _squeezed(why) in text]
+    return found
+
+
+def _squeezed(text: str) -> str:
+    """Letters and digits only: a broken line, a quote or an HTML entity hides nothing."""
+    return re.sub(r"[\W_]+", "", html.unescape(text).replace("\\n", " ")).lower()
+
+
+@each_lesson
+def test_answers_stand_in_no_notebook(path):
+    predictions, quiz = questions.of_lesson(int(path.stem[:2]))
+    notebook = read(path)
+    assert told(notebook, predictions, quiz) == []
+    assert verdicts(notebook) == []
+    sources = "\n".join(cell.source for cell in code(notebook))
+    for id in predictions:
+        assert sources.index(f'predict("{id}")') < sources.index(f'reveal("{id}"')
+    assert f"\nquiz({int(path.stem[:2])})" in sources
+    assert len(re.findall(r"^(?:predict|reveal)\(", sources, re.MULTILINE)) >= 2 * len(predictions)
+
+
 # --- solved, and every cell twice ----------------------------------------------------------------
 
 def run_twice(notebook: NotebookNode, folder: Path) -> list[str]:
@@ -236,6 +304,42 @@ def test_a_planted_fault_is_found(plant, words):
     plant(notebook)
     (fault,) = faults(notebook)
     assert words in fault
+
+
+def test_generous_allowances_are_found():
+    cell = planted("print('18 of 20, 90 %')").cells[0]
+    cell.outputs = [nbformat.v4.new_output("stream", text="18 of 20, 90 %\n")]
+    for tag, words in (("within-11-points", "11 points"), ("within-21-percent-of-it", "21%"),
+                       ("within-19-counts", "19 counts of at most 90")):
+        cell.metadata.tags = [tag]
+        assert words in too_generous(cell)[0]
+    cell.source += "  # may differ: a search that is chaotic"
+    assert too_generous(cell) == []
+    cell.metadata.tags = ["within-10-points", "within-20-percent-of-it", "within-2-counts"]
+    cell.source = cell.source.partition("#")[0]
+    assert too_generous(cell) == []
+
+
+@pytest.mark.parametrize("plant", ["source", "output"])
+def test_answers_that_are_told_are_found(plant):
+    asked = Question.read({"question": "?", "answer": "A", "A": ["all", "Since it's so."],
+                           "B": ["none", "Because not."], "C": ["some", "Hardly ever."]})
+    for words, found in (("since it&#x27;s\n  so", "3.a: why A"), ("Because not", "3.a: why B"),
+                         ("Prediction 3.a: A is right, all", "3.a: the answer")):
+        notebook = planted('predict("3.a")', "1")
+        assert told(notebook, {"3.a": asked}, []) == []
+        if plant == "source":
+            notebook.cells[1].source = f"# {words}"
+        else:
+            notebook.cells[1].outputs = [nbformat.v4.new_output(
+                "display_data", {"text/html": f"<details>{words}</details>"})]
+        assert told(notebook, {"3.a": asked}, []) == [found]
+
+
+def test_verdicts_are_found():
+    notebook = planted("1")
+    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="90 %: True\nTrue or\n")]
+    assert verdicts(notebook) == ["90 %: True"]
 
 
 def test_a_cell_that_changes_what_it_finds_is_found(tmp_path):

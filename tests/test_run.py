@@ -79,9 +79,10 @@ def test_storing_twice_writes_once(lesson):
     assert lesson.read_bytes() == stored
 
 
-def refreshed(old: NotebookNode, new: NotebookNode) -> bool:
+def refreshed(old: NotebookNode, new: NotebookNode, *tags: str) -> bool:
     """Whether new output replaces the old one."""
     before, after = notebook(""), notebook("")
+    before.cells[0].metadata["tags"] = list(tags)
     before.cells[0].outputs, after.cells[0].outputs = [old], [new]
     after.cells[0].metadata["execution"] = {"iopub.execute_input": "2026-01-01"}
     after.metadata["widgets"] = {}
@@ -99,6 +100,13 @@ def test_only_what_looks_different_is_replaced():
     assert refreshed(picture(), nbformat.v4.new_output("stream", text="a"))
     assert refreshed(nbformat.v4.new_output("stream", text="a"),
                      nbformat.v4.new_output("stream", text="b"))
+
+
+def test_what_is_within_its_allowance_or_ignored_stays():
+    said = [nbformat.v4.new_output("stream", text=text) for text in ("8 ms", "9 ms", "9 s")]
+    for tag, kept in (("within-1-count", True), (outputs.IGNORE, True), ("exercise-1.1", False)):
+        assert refreshed(said[0], said[1], tag) != kept
+        assert refreshed(said[0], said[2], tag)
 
 
 def test_pictures_are_stored_without_transparency_and_without_loss():
