@@ -5,10 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 JUPYTER := $(BIN)/jupyter
 LESSON = $(firstword $(wildcard notebooks/00_*.ipynb) $(wildcard notebooks/01_*.ipynb))
+# The versions that were tested, unless NEWEST=1 asks for the newest of everything.
+VERSIONS := $(if $(NEWEST),--upgrade --upgrade-strategy eager,--constraint constraints.txt)
+PIP := $(BIN)/python -m pip
 # In a container one often is root, and Jupyter wants to hear that this is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test run slides store record bench clean
+.PHONY: lab test check run slides store record bench constraints clean newest
 
 lab: .venv/installed
 	$(JUPYTER) lab --ip=127.0.0.1 $(AS_ROOT) $(LESSON)
@@ -41,19 +44,29 @@ bench: .venv/installed-bench
 	  echo "No virtual environment; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
 
 # A stamp is touched only after pip has succeeded, so a broken install is tried again.
-.venv/installed: pyproject.toml | .venv/bin/python
+.venv/installed: pyproject.toml constraints.txt $(if $(NEWEST),newest) | .venv/bin/python
 	@echo "Installing the course into .venv; the first time this takes some minutes."
-	$(BIN)/python -m pip install --editable .
+	$(PIP) install $(VERSIONS) --editable .
 	$(JUPYTER) labextension disable "@jupyterlab/apputils-extension:announcements"
 	@touch $@
 
-.venv/installed-test: pyproject.toml .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+.venv/installed-test: .venv/installed
+	$(PIP) install --quiet $(VERSIONS) --editable ".[test]"
 	@touch $@
 
-.venv/installed-bench: pyproject.toml .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+# Only this torchattacks has JSMA; it asks for a `requests` that is too old for JupyterLab.
+.venv/installed-bench: .venv/installed-test
+	$(PIP) install --quiet $(VERSIONS) --editable ".[bench]"
+	$(PIP) install --quiet --no-deps torchattacks==3.5.1
 	@touch $@
+
+# Writes down what .venv holds, provided that it fits together: after `make test NEWEST=1`, say.
+constraints: .venv/installed-test
+	$(PIP) check
+	$(PIP) freeze --exclude-editable --exclude pip --exclude setuptools > constraints.part
+	mv constraints.part constraints.txt
+
+newest:
 
 clean:
 	rm -rf .venv build
