@@ -1,5 +1,6 @@
 # Two commands do everything: `make lab` opens the course, `make test` validates it.
-# `make run` and `make slides` write pages of all lessons under build/; `make store` is for authors.
+# `make run` and `make slides` write pages of all lessons under build/; `make check` and
+# `make store` are for authors.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,6 +19,12 @@ lab: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
+
+# For the minute between two edits; `make test` is what counts.
+check: .venv/installed-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest tests course_lib -m "not slow" --ignore=tests/test_answers.py \
+	  --ignore=tests/test_browser.py --ignore=tests/test_nbval.py --ignore=tests/test_notebooks.py
 
 run: .venv/installed
 	$(BIN)/python -m course_lib.run

@@ -165,7 +165,7 @@ _LARGE = 2048  # entries of an image; a digit has 784, an image of CIFAR-10 3,07
 
 def in_bfloat16(bf16: bool | str, x: Tensor) -> bool:
     """What `fit` makes of its option: "auto" is True for images larger than digits on hardware
-    that multiplies in bfloat16. Emulated, it takes seven to twelve times as long as float32.
+    that multiplies in bfloat16. Emulated bfloat16 takes seven to twelve times as long as float32.
 
     >>> in_bfloat16("auto", torch.zeros(1, 1, 28, 28))
     False

@@ -58,6 +58,7 @@ def test_a_wrong_import_is_found():
     assert misplaced("ascent", "from course_lib import plots, norms") == {"plots"}
 
 
+@pytest.mark.slow
 def test_importing_the_library_is_cheap():
     """Over the cost of torch itself, in fresh interpreters, the median of five, side by side."""
     program = ("import time; import torch; t = time.perf_counter(); import course_lib; "
@@ -189,6 +190,13 @@ def test_make_lab_opens_the_first_lesson_for_this_machine_only():
     assert command.startswith(".venv/bin/jupyter lab --ip=127.0.0.1 ")
     assert command.endswith(f"notebooks/{first.name}")
     assert "token" not in command and "no-browser" not in command
+
+
+def test_make_check_leaves_out_what_takes_long_and_nothing_that_is_not_there():
+    commands = "\n".join(would_run("check"))
+    assert "ruff check ." in commands and '-m "not slow"' in commands
+    ignored = re.findall(r"--ignore=(\S+)", commands)
+    assert ignored and all((ROOT / path).exists() for path in ignored)
 
 
 def test_make_refuses_an_old_python(tmp_path):

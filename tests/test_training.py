@@ -223,6 +223,7 @@ def run_child(checkpoint, folder, seconds=None):
     return child.exitcode == 0
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_change_nothing(tmp_path):
     moments = (0.3 * torch.rand(10, generator=generator(0))).tolist()
     cut, whole = tmp_path / "cut", tmp_path / "whole"
@@ -438,6 +439,7 @@ def test_the_command_writes_weights_and_card(tmp_path, monkeypatch, capsys):
     assert "epoch 1: loss" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_a_folder_of_cifar10(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
