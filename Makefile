@@ -1,14 +1,18 @@
 # Two commands do everything: `make lab` opens the course, `make test` validates it.
-# `make run` and `make slides` write pages of all lessons under build/; `make store` is for authors.
+# `make run` and `make slides` write pages of all lessons under build/; `make check` and
+# `make store` are for authors.
 
 PYTHON ?= python3
 BIN := .venv/bin
 JUPYTER := $(BIN)/jupyter
 LESSON = $(firstword $(wildcard notebooks/00_*.ipynb) $(wildcard notebooks/01_*.ipynb))
+# The versions that were tested, unless NEWEST=1 asks for the newest of everything.
+VERSIONS := $(if $(NEWEST),--upgrade --upgrade-strategy eager,--constraint constraints.txt)
+PIP := $(BIN)/python -m pip
 # In a container one often is root, and Jupyter wants to hear that this is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test everywhere run slides store record bench clean
+.PHONY: lab test check everywhere run slides store record bench constraints clean newest
 
 lab: .venv/installed
 	$(JUPYTER) lab --ip=127.0.0.1 $(AS_ROOT) $(LESSON)
@@ -19,6 +23,12 @@ test: .venv/installed-test
 # All lessons under the arithmetic of other processors; goes on after an interruption.
 everywhere: .venv/installed
 	$(BIN)/python -m course_lib.everywhere
+
+# For the minute between two edits; `make test` is what counts.
+check: .venv/installed-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest tests course_lib -m "not slow" --ignore=tests/test_answers.py \
+	  --ignore=tests/test_browser.py --ignore=tests/test_nbval.py --ignore=tests/test_notebooks.py
 
 run: .venv/installed
 	$(BIN)/python -m course_lib.run
@@ -45,19 +55,29 @@ bench: .venv/installed-bench
 	  echo "No virtual environment; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
 
 # A stamp is touched only after pip has succeeded, so a broken install is tried again.
-.venv/installed: pyproject.toml | .venv/bin/python
+.venv/installed: pyproject.toml constraints.txt $(if $(NEWEST),newest) | .venv/bin/python
 	@echo "Installing the course into .venv; the first time this takes some minutes."
-	$(BIN)/python -m pip install --editable .
+	$(PIP) install $(VERSIONS) --editable .
 	$(JUPYTER) labextension disable "@jupyterlab/apputils-extension:announcements"
 	@touch $@
 
-.venv/installed-test: pyproject.toml .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+.venv/installed-test: .venv/installed
+	$(PIP) install --quiet $(VERSIONS) --editable ".[test]"
 	@touch $@
 
-.venv/installed-bench: pyproject.toml .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+# Only this torchattacks has JSMA; it asks for a `requests` that is too old for JupyterLab.
+.venv/installed-bench: .venv/installed-test
+	$(PIP) install --quiet $(VERSIONS) --editable ".[bench]"
+	$(PIP) install --quiet --no-deps torchattacks==3.5.1
 	@touch $@
+
+# Writes down what .venv holds, provided that it fits together: after `make test NEWEST=1`, say.
+constraints: .venv/installed-test
+	$(PIP) check
+	$(PIP) freeze --exclude-editable --exclude pip --exclude setuptools > constraints.part
+	mv constraints.part constraints.txt
+
+newest:
 
 clean:
 	rm -rf .venv build

@@ -1,6 +1,6 @@
 """One pixel and JSMA beside torchattacks, the Adversarial Robustness Toolbox (ART) and SciPy.
 
-    pip install --no-deps torchattacks==3.5.1        the first version with JSMA
+    make bench        installs torchattacks 3.5.1, the first version with JSMA
     python benchmarks/gradient_free.py               both contests; writes the record
     python benchmarks/gradient_free.py jsma          only those named; prints, writes nothing
 

@@ -26,6 +26,24 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def multiplies_bfloat16(where: torch.device) -> bool:
+    """Whether this hardware has instructions for bfloat16; emulating them is slow.
+
+    On a CPU: AVX512_BF16 or AMX, unless ONEDNN_MAX_CPU_ISA hides both from PyTorch's layers.
+    """
+    if where.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if where.type != "cpu":
+        return False
+    # A PyTorch that cannot tell gets no bfloat16. The processor itself knows nothing of oneDNN's
+    # limit, whose names are those of the instructions: AVX2, AVX512_CORE_BF16, AVX512_CORE_AMX.
+    has = getattr(torch.cpu, "get_capabilities", dict)()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    newer = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
+    return (any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+            and any(name in limit.upper() for name in newer))
+
+
 def generator(seed: int) -> torch.Generator:
     """A source of random numbers of its own, on the CPU, so that every machine draws the same.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import bf16
 import pytest
 import torch
 from gradient_attacks import (
@@ -122,3 +123,25 @@ def test_a_contest_of_a_few_digits():
     outcomes, least = hold(contest)
     assert set(outcomes) == {OURS, "scipy"} and least > 0
     assert outcomes[OURS].passes.backward > 4
+
+
+def test_bfloat16_runs_in_turn_after_a_warm_up(monkeypatch):
+    order = []
+    monkeypatch.setattr(bf16, "seconds", lambda case, choice: order.append(choice) or len(order))
+    times = bf16.race(bf16.CASES[0], repetitions=2)
+    assert order == [*bf16.CHOICES] * 3
+    assert times == {False: [4, 7], True: [5, 8], "auto": [6, 9]}
+    assert bf16.ratios(times, "auto") == [9 / 7, 6 / 4]
+
+
+@pytest.mark.parametrize("auto, verdict", [([1.0, 1.0, 9.0], "ok"), ([1.2, 1.2, 0.5], "TOO SLOW")])
+def test_the_verdict_on_bfloat16_is_that_on_auto(auto, verdict):
+    said = bf16.line(bf16.CASES[0], {False: [1.0] * 3, True: [7.0, 8.0, 9.0], "auto": auto})
+    assert said.startswith("mnist_cnn") and "8.00 (7.00, 9.00)" in said
+    assert said.endswith(verdict)
+
+
+@pytest.mark.parametrize("model", ["mnist_cnn", "cifar_allconv"])
+def test_a_training_of_a_few_noise_images_takes_time(model):
+    case = bf16.Case(model, "fast", images=4, batch=2)
+    assert all(seconds > 0 for seconds in (bf16.seconds(case, c) for c in bf16.CHOICES))

@@ -432,6 +432,7 @@ FAILING = """def step(model, x, y, eps):
     return 1 / 0"""
 
 
+@pytest.mark.slow
 def test_in_a_notebook():
     cells = [
         KERNEL_SETUP,

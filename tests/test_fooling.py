@@ -274,6 +274,7 @@ def test_scores_do_not_saturate():
 DIGITS = {"direct": Direct((1, 28, 28)), "cppn": CPPN((1, 28, 28))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", DIGITS.values(), ids=DIGITS)
 def test_ten_certain_digits(encoding):
     """Most of the way here, for time's sake; the lesson takes 200 generations."""

@@ -85,6 +85,7 @@ def test_tiny_slopes_are_still_ordered():
     assert pair.tolist() == [[1, 2]] and exists.all()
 
 
+@pytest.mark.slow
 def test_pairs_of_a_photograph_without_the_square_of_its_pixels():
     """Also where slopes contradict each other everywhere, so that no entry beats any other."""
     d = 30_000  # d * d scores would be 3.6 GB, and the search holds several such arrays
@@ -168,6 +169,7 @@ def test_parts_change_nothing(monkeypatch):
     assert torch.equal(whole, jsma(MODEL, X, Y, target=TARGET, max_fraction=0.4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theta", [1.0, -1.0])
 def test_digits_become_every_other_digit(theta):
     model, d = models.load("mnist_cnn", "cpu"), datasets.mnist("test")[:15]
@@ -203,6 +205,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
+@pytest.mark.slow
 def test_a_photograph_of_a_thousand_classes_stays_far_below_four_gigabytes():
     done = subprocess.run([sys.executable, "-c", BIG], capture_output=True, text=True,
                           cwd=Path(__file__).parents[1])

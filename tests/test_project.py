@@ -1,8 +1,9 @@
-"""The house: who imports whom, what an import costs, and that both package lists agree."""
+"""The house: who imports whom, what an import costs, and what gets installed."""
 
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import statistics
 import subprocess
@@ -58,6 +59,7 @@ def test_a_wrong_import_is_found():
     assert misplaced("ascent", "from course_lib import plots, norms") == {"plots"}
 
 
+@pytest.mark.slow
 def test_importing_the_library_is_cheap():
     """Over the cost of torch itself, in fresh interpreters, the median of five, side by side."""
     program = ("import time; import torch; t = time.perf_counter(); import course_lib; "
@@ -71,17 +73,57 @@ def _name(requirement: str) -> str:
     return re.split(r"[<>=\[ ]", requirement)[0].lower()
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
 def test_conda_and_pip_install_the_same():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    assert sorted(r for r in pip if r != "-e .") == sorted(project["dependencies"])
-    assert f"python{project['requires-python']}" in conda
+    pip = {"pip": ["-c constraints.txt", "-e ."]}
+    assert conda == [f"python{PROJECT['requires-python']}", "pip", pip]
+
+
+def test_the_tested_versions_are_names_and_versions_of_all_that_is_needed():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    for line in lines:
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", line), line
+    held = {_name(line).replace("_", "-") for line in lines}
+    needed = itertools.chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    wanted = {_name(requirement).replace("_", "-") for requirement in needed}
+    assert wanted <= held, wanted - held
+    assert not held & {"pip", "setuptools", PROJECT["name"]}
+
+
+def would_run(*arguments: str) -> list[str]:
+    """What make would do if the project had just changed."""
+    return subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "--what-if=pyproject.toml", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("target", ["lab", "test", "bench"])
+def test_make_installs_the_tested_versions_or_with_newest_the_newest(target):
+    def installs(*options: str) -> list[str]:
+        found = [line for line in would_run(target, *options) if " pip install " in line]
+        assert found
+        return [line for line in found if "--no-deps" not in line]
+
+    assert all("--constraint constraints.txt" in line for line in installs())
+    for line in installs("NEWEST=1"):
+        assert "--upgrade" in line and "constraint" not in line
+
+
+def test_only_make_bench_installs_the_torchattacks_that_jupyterlab_cannot_live_with():
+    assert any("--no-deps torchattacks==3.5.1" in line for line in would_run("bench"))
+    assert not any("torchattacks" in line for line in would_run("test"))
+
+
+def test_make_constraints_checks_that_the_versions_fit_together_first():
+    *_, check, freeze, _ = would_run("constraints")
+    assert check.endswith("pip check") and " freeze --exclude-editable " in freeze
 
 
 def test_every_import_is_a_declared_dependency():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {_name(r) for r in project["dependencies"]}
+    declared = {_name(r) for r in PROJECT["dependencies"]}
     # Modules whose package has another name, and what comes with the packages named.
     known = {"pil": "pillow", "ipython": "jupyterlab", "nbformat": "nbconvert",
              "nbclient": "nbconvert", "cycler": "matplotlib", "skimage": "scikit-image"}
@@ -151,11 +193,19 @@ def test_make_lab_opens_the_first_lesson_for_this_machine_only():
     assert "token" not in command and "no-browser" not in command
 
 
+def test_make_check_leaves_out_what_takes_long_and_nothing_that_is_not_there():
+    commands = "\n".join(would_run("check"))
+    assert "ruff check ." in commands and '-m "not slow"' in commands
+    ignored = re.findall(r"--ignore=(\S+)", commands)
+    assert ignored and all((ROOT / path).exists() for path in ignored)
+
+
 def test_make_refuses_an_old_python(tmp_path):
     old = tmp_path / "python3.8"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
-    (tmp_path / "pyproject.toml").touch()
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
     done = subprocess.run(["make", "-f", ROOT / "Makefile", "lab", f"PYTHON={old}"], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode != 0
@@ -165,5 +215,5 @@ def test_make_refuses_an_old_python(tmp_path):
 
 def test_no_registry_is_written_down():
     """Which index pip asks is the user's choice; the project only names packages."""
-    for name in ("pyproject.toml", "environment.yml", "Makefile", ".ci/run"):
-        assert "http" not in (ROOT / name).read_text(), name
+    for name in ("pyproject.toml", "constraints.txt", "environment.yml", "Makefile", ".ci/run"):
+        assert not re.search("https?:|index-url", (ROOT / name).read_text()), name

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from course_lib import datasets, evaluation, models, norms, training
+from course_lib import datasets, evaluation, models, norms, runtime, training
 from course_lib.runtime import generator
 
 
@@ -223,6 +223,7 @@ def run_child(checkpoint, folder, seconds=None):
     return child.exitcode == 0
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_change_nothing(tmp_path):
     moments = (0.3 * torch.rand(10, generator=generator(0))).tolist()
     cut, whole = tmp_path / "cut", tmp_path / "whole"
@@ -296,6 +297,81 @@ def test_bfloat16_learns_what_float32_learns(digits):
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+HARDWARE = {  # what the processor has, what oneDNN may use -> whether "auto" takes it
+    "bf16": ({"avx512_bf16": True}, None, True),
+    "amx": ({"avx512_bf16": False, "amx_bf16": True}, "", True),
+    "all of it": ({"avx512_bf16": True}, "ALL", True),
+    "enough of it": ({"avx512_bf16": True}, "AVX512_CORE_BF16", True),
+    "hidden": ({"avx512_bf16": True}, "AVX2", False),
+    "hidden, lower case": ({"avx512_bf16": True}, "avx512_core_vnni", False),
+    "no bf16": ({"avx512_f": True}, None, False),
+    "unknown": (None, None, False),
+}
+
+
+@pytest.mark.parametrize("has, limit, expected", HARDWARE.values(), ids=HARDWARE)
+def test_auto_asks_the_processor(monkeypatch, has, limit, expected):
+    if has is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    colour, digit = torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 28, 28)
+    assert training.in_bfloat16("auto", colour) is expected
+    assert training.in_bfloat16("auto", digit) is False
+    for wanted in (True, False):
+        assert training.in_bfloat16(wanted, colour) is training.in_bfloat16(wanted, digit) is wanted
+
+
+def test_auto_asks_the_gpu_and_counts_no_emulation(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported",
+                        lambda including_emulation=True: including_emulation)
+    assert not runtime.multiplies_bfloat16(torch.device("cuda"))
+    assert not runtime.multiplies_bfloat16(torch.device("meta"))
+
+
+def test_a_checkpoint_holds_what_auto_became(monkeypatch, tmp_path):
+    """On another machine "auto" may be another training."""
+    data = datasets.Images(torch.rand(4, 3, 32, 32, generator=generator(0)), torch.arange(4),
+                           list("abcd"))
+
+    def train(machine: bool, **options) -> None:
+        monkeypatch.setattr(training.runtime, "multiplies_bfloat16", lambda where: machine)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4))
+        training.fit(model, data, epochs=1, checkpoint=tmp_path / "run.checkpoint", **options)
+
+    train(True)
+    train(False, bf16=True)
+    with pytest.raises(ValueError, match="'bf16': True"):
+        train(False)
+
+
+def test_digits_train_in_float32_unless_told_otherwise(digits, monkeypatch):
+    monkeypatch.setattr(training.runtime, "multiplies_bfloat16", lambda where: True)
+    assert same(trained(digits[:100], epochs=1)[0], trained(digits[:100], epochs=1, bf16=False)[0])
+    with pytest.raises(ValueError, match="unknown bf16='yes'"):
+        trained(digits[:100], epochs=1, bf16="yes")
+
+
+@pytest.mark.parametrize("words, expected", [
+    ([], "auto"), (["--bf16"], True), (["--bf16", "yes"], True), (["--bf16", "no"], False),
+])
+def test_the_command_says_bfloat16_with_a_word_or_without(monkeypatch, words, expected):
+    class Seen(Exception):
+        pass
+
+    def fit(*args, bf16, **options):
+        raise Seen(bf16)
+
+    monkeypatch.setattr(training, "fit", fit)
+    with pytest.raises(Seen) as seen:
+        training.main(["--model", "mnist_mlp", *words, "--epochs", "1"])
+    assert seen.value.args == (expected,)
+
+
 def test_jitter_moves_each_image_its_own_way_inside_the_box(digits):
     x = digits.x[:1].expand(8, -1, -1, -1)
     moved = training.jitter(x, generator(0))
@@ -311,6 +387,12 @@ def test_jitter_shifts_as_far_as_it_says():
     moved = training.jitter(x, generator(0), degrees=0, scale=0, shift=0.1)
     columns = moved.sum(2).squeeze(1) @ torch.arange(41.0) / moved.sum((1, 2, 3))
     assert 3.5 < float((columns - 20).abs().max()) < 4.2  # 0.1 * 41 pixels
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_a_training_of_a_few_steps_runs(digits, steps):
+    _, history = trained(digits[:10 * steps], epochs=1, batch_size=10)
+    assert history.loss[0] > 0
 
 
 def test_nothing_to_train_is_an_error(digits):
@@ -357,6 +439,7 @@ def test_the_command_writes_weights_and_card(tmp_path, monkeypatch, capsys):
     assert "epoch 1: loss" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_a_folder_of_cifar10(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
