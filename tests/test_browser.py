@@ -1,4 +1,4 @@
-"""A reader's browser: JupyterLab opens lesson 03, runs it, and the explorer answers its slider."""
+"""A reader's browser: JupyterLab opens lesson 03, runs it, answers wait, the explorer does not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
+from course_lib import questions
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or \
@@ -54,8 +56,33 @@ def lab(tmp_path_factory):
         server.wait(20)
 
 
+PREDICTIONS, QUIZ = questions.of_lesson(3)
+
+
+def told(page) -> list[str]:
+    """The reasons of answers that can be read on the page."""
+    text = page.locator("body").inner_text()
+    return [why for question in [*PREDICTIONS.values(), *QUIZ]
+            for why in question.why.values() if why in text]
+
+
+def lock_a_guess(page) -> None:
+    """Predictions and reveals wait; then 3.a is guessed wrong, and its reveal tells all."""
+    reveals = page.locator(".course-reveal").filter(has_text="Lock your guess")
+    assert reveals.count() == len(PREDICTIONS) and told(page) == []
+    box = page.locator(".course-prediction").first
+    box.get_by_role("radio").nth(1).check()
+    box.get_by_role("button", name="Lock my guess").click()
+    answer = page.locator(".course-reveal").filter(has_text="A is right, none. You guessed B.")
+    answer.wait_for(timeout=MINUTES)
+    text = answer.inner_text()
+    assert "Measured: 0 by random signs, 18 by FGSM." in text
+    assert all(why in text for why in PREDICTIONS["3.a"].why.values())
+    assert len(told(page)) == len(PREDICTIONS["3.a"].why)
+
+
 @pytest.mark.alone
-def test_lesson_03_runs_and_its_explorer_answers(lab):
+def test_lesson_03_as_a_student_meets_it(lab):
     if CHROMIUM is None:
         message = "no chromium found: install Debian's package chromium, or Google Chrome"
         if os.environ.get("CI"):
@@ -72,11 +99,17 @@ def test_lesson_03_runs_and_its_explorer_answers(lab):
         # Earlier, "Run" would meet a notebook without a kernel and ask for one.
         page.get_by_text("| Idle").wait_for(timeout=2 * MINUTES)
         assert page.locator(".jp-toast, .Toastify__toast").filter(has_text="news").count() == 0
+        page.locator("details").first.wait_for(state="attached", timeout=MINUTES)
+        assert page.get_by_text("lock your guess, then run this cell").count() == len(PREDICTIONS)
+        assert told(page) == []
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
 
         explorer = page.locator(".fgsm-explorer").first
         explorer.wait_for(state="attached", timeout=5 * MINUTES)
+        page.locator(".course-quiz").last.wait_for(state="attached", timeout=5 * MINUTES)
+        lock_a_guess(page)
+
         explorer.scroll_into_view_if_needed()
         picture = explorer.locator("img.fgsm-adversarial, .fgsm-adversarial img").first
         before = picture.get_attribute("src")
