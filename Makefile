@@ -71,8 +71,11 @@ bench: .venv/installed-bench
 	$(PIP) install --quiet --no-deps torchattacks==3.5.1
 	@touch $@
 
-# Writes down what .venv holds, provided that it fits together: after `make test NEWEST=1`, say.
+# Writes down what .venv holds, provided that it fits together: the torchattacks of `make bench`,
+# which does not, gives way. `make constraints NEWEST=1` moves on to the newest versions.
 constraints: .venv/installed-test
+	rm -f .venv/installed-bench
+	$(PIP) install --quiet $(VERSIONS) --editable ".[test,bench]"
 	$(PIP) check
 	$(PIP) freeze --exclude-editable --exclude pip --exclude setuptools > constraints.part
 	mv constraints.part constraints.txt
