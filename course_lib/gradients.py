@@ -79,27 +79,41 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others.amax(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
-def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio: the margin divided by z_(1) - z_(3), so no rescaling hides it.
+def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Difference of logits ratio: a margin divided by a spread of logits, so no rescaling hides it.
 
-        L = -(z_y - max over k != y of z_k) / (z_(1) - z_(3)),  z_(k) the k-th largest logit
+        untargeted  L = -(z_y - max over k != y of z_k) / (z_(1) - z_(3)),  z_(k) the k-th largest
+        targeted    L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)
 
-    Shape: logits [n, classes >= 3], y [n] -> [n].
+    Both are climbed. A targeted attack with `loss=dlr` climbs the second, see `objective`. With
+    three classes there is no z_(4), and z_(3) alone takes the place of the mean.
+
+    Shape: logits [n, classes >= 3], y, target [n] -> [n].
     Raises: ValueError below three classes.
-    Reference: Croce and Hein 2020, equation 6.
+    Reference: Croce and Hein 2020, equation 6 and its targeted form.
     Lesson: 04, 07.
 
     >>> dlr(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0]))
     tensor([-0.6667])
+    >>> dlr(torch.tensor([[4.0, 1.0, 0.0, 0.0]]), torch.tensor([0]), torch.tensor([1]))
+    tensor([-0.7500])
     """
     if logits.shape[1] < 3:
         raise ValueError("dlr needs at least three classes: use loss=margin for a two-class model")
-    top = logits.topk(3, dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
+    top = logits.topk(3 if target is None else min(4, logits.shape[1]), dim=1).values
+    spread = (top[:, 0] - top[:, 2:].mean(1)).clamp_min(1e-12)
+    if target is None:
+        return margin(logits, y) / spread
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1) / spread
 
 
 def objective(logits: Tensor, y: Tensor, target: Tensor | None, loss: Loss) -> Tensor:
-    """What an attack climbs: the loss of the true label, or minus the loss of the target. [n]"""
+    """What an attack climbs: the loss of the true label, or minus the loss of the target. [n]
+
+    `dlr` has a targeted form of its own, which looks at both labels.
+    """
+    if loss is dlr:
+        return dlr(logits, y, target)
     return loss(logits, y) if target is None else -loss(logits, target)
 
 

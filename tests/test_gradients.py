@@ -124,7 +124,7 @@ def test_gradient_equals_finite_differences(loss, targeted):
 
     def climbed(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return (-loss(model(x), target) if targeted else loss(model(x), y)).sum()
+            return objective(model(x), y, target if targeted else None, loss).sum()
 
     gradient = input_gradient(model, x, y, target=target if targeted else None, loss=loss)
     assert gradient.abs().max() > 1e-3
@@ -245,8 +245,30 @@ def test_dlr_by_definition(pair, scale, shift):
                                rtol=1e-6, atol=1e-6)
 
 
+@PROPERTY
+@given(logits_and_labels(fewest=3), st.sampled_from([1e-3, 7.0]), st.sampled_from([-5.0, 3.0]))
+def test_targeted_dlr_by_definition(pair, scale, shift):
+    """Croce and Hein 2020; of three classes the third takes the fourth's place."""
+    z, y = pair
+    z, target = z.double(), (y + 1) % z.shape[1]
+    values = dlr(z, y, target)
+    for row, label, goal, value in zip(*(t.tolist() for t in (z, y, target, values)), strict=True):
+        ordered = sorted(row, reverse=True)
+        mean = (ordered[2] + ordered[min(3, len(row) - 1)]) / 2
+        assert value == pytest.approx(-(row[label] - row[goal]) / (ordered[0] - mean), rel=1e-6)
+    torch.testing.assert_close(dlr(z * scale + shift, y, target), values, rtol=1e-6, atol=1e-6)
+
+
+def test_a_targeted_attack_climbs_the_targeted_dlr():
+    z, y, target = torch.tensor([[4.0, 2.0, 3.0, 1.0]]), torch.tensor([0]), torch.tensor([1])
+    assert objective(z, y, target, dlr).item() == pytest.approx(-2 / 2.5)
+    assert -dlr(z, target).item() == pytest.approx(-2 / 2), "which is another loss"
+    assert objective(z, y, None, dlr).item() == dlr(z, y).item()
+
+
 def test_dlr_of_equal_logits_is_finite():
     assert dlr(torch.zeros(1, 4), torch.tensor([1])).item() == 0
+    assert dlr(torch.zeros(1, 4), torch.tensor([1]), torch.tensor([2])).item() == 0
 
 
 def test_dlr_needs_three_classes():
