@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import runtime
-from course_lib.attacks import fgsm, pgd
-from course_lib.gradients import at_once, attacking, check_images, input_gradient, margin
+from course_lib.attacks import apgd, apgd_targeted, fgsm, pgd, square
+from course_lib.gradients import at_once, attacking, check_images, input_gradient
 from course_lib.norms import check_ball, norm, project_box, uniform_ball
 
 Attack = Callable[..., Tensor]
@@ -35,10 +36,30 @@ class Prediction(NamedTuple):
 
 @torch.no_grad()
 def logits(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
-    """Logits [n, classes] of images [n, channels, rows, columns], in float32, batch by batch."""
-    with attacking(model):
-        size = batch_size or min(_batch(x), at_once(x))
-        return torch.cat([model(part).float() for part in x.split(size)])
+    """Logits [n, classes] of images [n, channels, rows, columns], in float32, batch by batch.
+
+    Whatever surrounds the call: no autocast, and none of the shorter numbers that GPUs multiply
+    in when they may (TF32).
+    Raises: ValueError for a logit that is NaN or infinite: its largest class means nothing.
+    """
+    size = batch_size or min(_batch(x), at_once(x))
+    with attacking(model), _full_precision(x.device):
+        found = torch.cat([model(part).float() for part in x.split(size)])
+    if not bool(found.isfinite().all()):
+        raise ValueError("the model returned NaN or infinite logits: check its weights and input")
+    return found
+
+
+@contextmanager
+def _full_precision(where: torch.device) -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = False
+        with torch.autocast(where.type, enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def predict(model: nn.Module, x: Tensor) -> Prediction:
@@ -65,7 +86,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     >>> accuracy(nn.Flatten(), torch.tensor([[[[0.0, 9.0]]]]), torch.tensor([1]))
     1.0
     """
-    return 1 - fooled(model, x, y).float().mean().item()
+    return _share(~fooled(model, x, y))
 
 
 def _batch(x: Tensor) -> int:
@@ -81,7 +102,7 @@ class Report:
     """What `robust_accuracy` found. All accuracies are shares, from 0 to 1.
 
     clean: accuracy without an attack. robust: with the worst attack for each image.
-    robust_8bit: the same once every adversarial image is rounded to 256 levels, as in a file.
+    robust_8bit: the same, of adversarial images that can be saved: 256 levels, in the ball.
     per_attack: the accuracy that is left after each attack, in turn. fooled: which images are
     misclassified, bool [n]. size: the largest l_inf perturbation that was judged.
     """
@@ -104,7 +125,8 @@ class Report:
 
 
 def robust_accuracy(
-    model: nn.Module, x: Tensor, y: Tensor, attacks: Sequence[Attack] | Mapping[str, Attack], *,
+    model: nn.Module, x: Tensor, y: Tensor,
+    attacks: Sequence[Attack] | Mapping[str, Attack] | str, *,
     eps: float | None = None, norm: str = "linf", batch_size: int | None = None,
 ) -> Report:
     """The share of images that no attack fools: the worst case for each image.
@@ -112,15 +134,16 @@ def robust_accuracy(
         robust = mean over images of min over attacks of [f(attack(x)) = y]
 
     An image that is wrong from the start counts as fooled; each attack sees only the images that
-    are still standing. An attack with a parameter `early_stop` is told to use it. Whatever the
-    attack believes, the verdict is a fresh float32 prediction of the images it returned, which
-    must lie in [0, 1] and, where eps is known, in the ball. It is known if given here, or if the
-    attack is a `functools.partial` that holds it.
+    are still standing, as they are or when saved with 8 bits. An attack with a parameter
+    `early_stop` is told to use it. Whatever the attack believes, the verdict is a fresh float32
+    prediction of the images it returned, which must lie in [0, 1] and, where eps is known, in the
+    ball. It is known if given here, or if the attack is a `functools.partial` that holds it.
 
     Shape: x [n, channels, rows, columns]; y [n]. attacks: callables of (model, x, y), or names
-    and callables. batch_size: images attacked at once, by default as many as memory allows.
-    Raises: ValueError for bad images, no attacks, or an attack that returns images of another
-    shape, with NaN, outside [0, 1] or outside the ball.
+    and callables, or "strong" for `strong_attacks(eps, norm)`. batch_size: images attacked at
+    once, by default as many as memory allows.
+    Raises: ValueError for bad images, no attacks, "strong" without eps, or an attack that returns
+    images of another shape, with NaN, outside [0, 1] or outside the ball.
     Reference: Croce and Hein 2020, section 5, for the worst case over attacks.
     Lesson: 04, 07.
 
@@ -132,28 +155,77 @@ def robust_accuracy(
     check_images(model, x, y)
     if not attacks:
         raise ValueError("no attacks: give a list of callables of (model, x, y)")
+    if isinstance(attacks, str):
+        if attacks != "strong" or eps is None:
+            raise ValueError(f"attacks={attacks!r}, eps={eps}: write attacks=\"strong\", eps=8/255")
+        attacks = strong_attacks(eps, norm)
     named = attacks if isinstance(attacks, Mapping) else _named(attacks)
     clean = fooled(model, x, y)
-    beaten, beaten_8bit = clean.clone(), clean.clone()
+    beaten, saved = clean.clone(), clean.clone()
     size, left = 0.0, {}
     for name, attack in named.items():
         ball = _ball(attack, eps, norm)
-        for part in _parts(~beaten, batch_size or _batch(x)):
+        # What is beaten, but not once it is saved, goes on to the next attack.
+        parts = _parts(~(beaten & saved), batch_size or _batch(x))
+        for part in runtime.progress(parts, name, total=len(parts)):
             x_adv = _impatient(attack)(model, x[part], y[part])
             size = max(size, _inspected(name, x_adv, x[part], *ball))
-            beaten[part] = fooled(model, x_adv, y[part])
-            beaten_8bit[part] = beaten[part] & fooled(model, eight_bits(x_adv), y[part])
+            beaten[part] |= fooled(model, x_adv, y[part])
+            saved[part] |= fooled(model, _saved(x_adv, x[part], *ball), y[part])
         left[name] = _share(~beaten)
-    return Report(_share(~clean), _share(~beaten), _share(~beaten_8bit), left, beaten, size)
+    return Report(_share(~clean), _share(~beaten), _share(~saved), left, beaten, size)
 
 
-def eight_bits(x: Tensor) -> Tensor:
-    """Images as they come back from a PNG file: rounded to the 256 levels k/255.
+def strong_attacks(
+    eps: float, norm: str = "linf", *, steps: int = 100, targeted_steps: int = 50,
+    targets: int = 9, restarts: int = 5, queries: int = 1000,
+) -> dict[str, Attack]:
+    """Four attacks that differ in loss, step size and knowledge, the most effective one first.
 
-    >>> eight_bits(torch.tensor([0.5001]))
-    tensor([0.5020])
+    APGD on the cross-entropy; APGD on the targeted DLR towards the most likely wrong classes; PGD
+    with a falling step from several starts; Square, which asks for scores only. AutoAttack's
+    budgets are targeted_steps=100, queries=5000.
+
+    Reference: Croce and Hein 2020, section 5; they have FAB where PGD stands here.
+    Lesson: 04, 07.
+
+    >>> list(strong_attacks(8 / 255))
+    ['APGD-CE', 'APGD-T', 'PGD', 'Square']
     """
-    return (x * 255).round() / 255
+    ball = {"eps": eps, "norm": norm}
+    return {
+        "APGD-CE": functools.partial(apgd, steps=steps, **ball),
+        "APGD-T": functools.partial(apgd_targeted, steps=targeted_steps, targets=targets, **ball),
+        "PGD": functools.partial(pgd, steps=50, restarts=restarts, schedule="halving", **ball),
+        "Square": functools.partial(square, queries=queries, **ball),
+    }
+
+
+def eight_bits(x: Tensor, towards: Tensor | None = None) -> Tensor:
+    """Images as they come back from a PNG file: with the 256 levels k/255, the nearest ones.
+
+    towards: the clean images; each entry then takes the next level on their side, so that an
+    image that was in a ball around them stays there.
+
+    >>> eight_bits(torch.tensor([0.5001])), eight_bits(torch.tensor([0.1]), torch.tensor([0.0]))
+    (tensor([0.5020]), tensor([0.0980]))
+    """
+    levels = x * 255
+    if towards is None:
+        return levels.round() / 255
+    near = levels.round()
+    inner = torch.where(x > towards, levels.floor(), levels.ceil())
+    # What is a level already, to rounding, stays one.
+    return torch.where((levels - near).abs() < 1e-3, near, inner) / 255
+
+
+def _saved(x_adv: Tensor, x: Tensor, eps: float | None, ball: str) -> Tensor:
+    """Images as a PNG file can hold them without leaving the ball, where one is known."""
+    nearest = eight_bits(x_adv)
+    if eps is None:
+        return nearest
+    outside = norm(nearest - x, ball) > eps * (1 + 1e-4) + 1e-6
+    return torch.where(outside.view(-1, 1, 1, 1), eight_bits(x_adv, x), nearest)
 
 
 def _parts(mask: Tensor, size: int) -> Sequence[Tensor]:
@@ -330,7 +402,8 @@ def sanity_checks(
 
     attack: a callable of (model, x, y, eps=..., norm=..., steps=...); by default `pgd`. Leave
     `steps` out of its signature if it has none. substitute: another network for the same classes,
-    from which attacks are transferred. queries: predictions an image for the black-box search.
+    from which attacks are transferred. queries: predictions per image for Square, the black box,
+    which has no l1 version.
     slack: the share of images by which chance may tip a comparison. generator: of all random
     numbers here, by default a fresh one with seed 0.
     Raises: ValueError for bad images, or when the model names none of them correctly.
@@ -368,8 +441,8 @@ def sanity_checks(
     noise = uniform_ball(x.shape, eps, norm, generator).to(x)
     random = _share(broken(project_box(x + noise, x, eps, norm)))
     black = white.clone()
-    if bool(missed.any()):
-        black[missed] = fooled(model, random_search(
+    if norm != "l1" and bool(missed.any()):
+        black[missed] = fooled(model, square(
             model, x[missed], y[missed], eps=eps, norm=norm, queries=queries, generator=generator,
         ), y[missed])
     checks = [
@@ -394,7 +467,7 @@ def sanity_checks(
         Check("random noise is almost harmless", random <= 0.1, f"{random:.0%} fooled",
               "an eps that destroys the image, or a model that needs no adversary to fail"),
         compare("black box is not stronger than white box", white, black,
-                f"{{:.0%}}, with {queries} random queries on the rest {{:.0%}}", _MASKED),
+                f"{{:.0%}}, with {queries} queries of Square on the rest {{:.0%}}", _MASKED),
     ]
     if substitute is not None:
         checks.append(compare("transfer is not stronger than white box", white,
@@ -410,61 +483,6 @@ def _whole_box(x: Tensor, norm: str) -> float:
     """A radius within which every image of the box can be reached from every other."""
     d = x[0].numel()
     return {"linf": 1.0, "l2": math.sqrt(d), "l1": float(d)}[norm]
-
-
-def random_search(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, queries: int = 200,
-    norm: str = "linf", generator: torch.Generator | None = None,
-) -> Tensor:
-    """The plainest black box: shift a random square, keep it where the margin did not fall.
-
-        x' = Pi(x_t + 2 eps * square * random sign),   x_(t+1) = x' if margin(x') >= margin(x_t)
-
-    It asks for outputs only, so no defence can mask anything from it.
-
-    Shape: x [n, channels, rows, columns]; y [n] -> like x.
-    generator: by default a fresh one with seed 0.
-    Raises: ValueError as `pgd`.
-    Reference: after Andriushchenko et al. 2020, Square Attack.
-    Lesson: 04.
-
-    >>> x = torch.tensor([[[[0.5, 0.6]]]])
-    >>> x_adv = random_search(nn.Flatten(), x, torch.tensor([1]), eps=0.2, queries=20)
-    >>> bool(x_adv[0, 0, 0, 0] > x_adv[0, 0, 0, 1])
-    True
-    """
-    check_images(model, x, y)
-    check_ball(eps, norm)
-    generator = generator or runtime.generator(0)
-    x_t = x = x.detach()
-    best = margin(logits(model, x), y)
-    for query in range(queries):
-        (left,) = torch.nonzero(best < 0, as_tuple=True)
-        if not len(left):
-            break
-        # Wide squares first, single pixels in the end. One for all images, so that what becomes
-        # of an image does not depend on its companions.
-        shift = _square(x.shape[1:], 0.5 * (1 - query / queries) ** 2, generator).to(x)[None]
-        shift = 2 * eps * shift / _norm(shift, norm)
-        x_new = project_box(x_t[left] + shift, x[left], eps, norm)
-        value = margin(logits(model, x_new), y[left])
-        better = value >= best[left]
-        x_t = x_t.index_copy(0, left[better], x_new[better])
-        best = best.index_copy(0, left[better], value[better])
-    return x_t
-
-
-def _square(shape: torch.Size, share: float, generator: torch.Generator) -> Tensor:
-    """A square that covers about this share of the image, +1 or -1 in each channel, 0 elsewhere."""
-    channels, rows, columns = shape
-    side = max(1, round(math.sqrt(share * rows * columns)))
-    high, wide = min(side, rows), min(side, columns)
-    top = int(torch.randint(rows - high + 1, (), generator=generator))
-    left = int(torch.randint(columns - wide + 1, (), generator=generator))
-    square = torch.zeros(shape)
-    sign = torch.randint(0, 2, (channels, 1, 1), generator=generator) * 2.0 - 1
-    square[:, top:top + high, left:left + wide] = sign
-    return square
 
 
 # --- scoreboard ---------------------------------------------------------------------------------
@@ -528,7 +546,6 @@ def measure(
     if not bool(right.any()):
         raise ValueError("the model names no image correctly: there is nothing to attack")
     x, y, counting = x[right], y[right], _Counting(model)
-    counting.train(model.training)
     with runtime.timed() as clock:
         x_adv = attack(counting, x, y)
     _inspected(name, x_adv, x, *_ball(attack, None, "linf"))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from course_lib import evaluation, norms
-from course_lib.attacks import fgsm, ifgsm, pgd
+from course_lib.attacks import fgsm, ifgsm, pgd, square
 from course_lib.gradients import dlr, input_gradient, margin
 
 WRONG, RIGHT = {}, {}
@@ -182,7 +182,7 @@ WRONG["4.4"] = [
                                              generator=generator), "on a way in"),
     (lambda model, x, y, eps, generator: x + 0.1 * torch.nan, "NaN"),
     (lambda model, x, y, eps, generator: y, "shape"),
-    (lambda model, x, y, eps, generator: evaluation.random_search(
+    (lambda model, x, y, eps, generator: square(
         model, x, y, eps=eps, queries=20, generator=generator), "survive"),
 ]
 

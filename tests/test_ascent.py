@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import pytest
 import torch
 from hypothesis import given
@@ -248,8 +250,9 @@ def test_company_and_order_do_not_matter(attack, name, early_stop):
 
     def run(which: list[int]) -> torch.Tensor:
         if attack == "pgd from its start":
-            return ascend(model, x[which], y[which], update=gradient_step(eps / 4, eps, name),
-                          steps=6, start=noise[which], early_stop=early_stop).x_adv
+            update = gradient_step(repeat(eps / 4), eps, name)
+            return ascend(model, x[which], y[which], update=update, steps=6, start=noise[which],
+                          early_stop=early_stop).x_adv
         options = {} if attack == "fgsm" else {"steps": 5, "early_stop": early_stop}
         return ATTACKS[attack](model, x[which], y[which], eps=eps, norm=name, **options)
 
@@ -272,7 +275,7 @@ def test_dropping_finished_images_changes_no_success(attack, name):
 @every_norm
 def test_dropping_changes_nothing_for_those_who_stay(name):
     s = trained()
-    runs = [ascend(s.model, s.x, s.y, update=gradient_step(EPS[name] / 4, EPS[name], name),
+    runs = [ascend(s.model, s.x, s.y, update=gradient_step(repeat(EPS[name] / 4), EPS[name], name),
                    steps=6, early_stop=stop) for stop in (False, True)]
     assert torch.equal(runs[0].fooled, runs[1].fooled)
     stay = ~runs[0].fooled
@@ -404,10 +407,10 @@ def test_no_backward_pass_for_parts_that_are_all_fooled(monkeypatch):
 @pytest.mark.parametrize("early_stop", [False, True])
 def test_success_at_the_last_step_counts(early_stop):
     """Steps of 0.125 from 0: the fourth, and last, reaches 0.5."""
-    run = ascend(Bands(0.45, 2.0), PIXEL, ZERO, update=gradient_step(0.125, 0.5, "linf"),
+    run = ascend(Bands(0.45, 2.0), PIXEL, ZERO, update=gradient_step(repeat(0.125), 0.5, "linf"),
                  steps=4, early_stop=early_stop)
     assert run.fooled.item() and run.x_adv.item() == 0.5
-    run = ascend(Bands(0.45, 2.0), PIXEL, ZERO, update=gradient_step(0.125, 0.5, "linf"),
+    run = ascend(Bands(0.45, 2.0), PIXEL, ZERO, update=gradient_step(repeat(0.125), 0.5, "linf"),
                  steps=3, early_stop=early_stop)
     assert not run.fooled.item() and run.x_adv.item() == 0.375
 
@@ -416,28 +419,29 @@ def test_success_at_the_last_step_counts(early_stop):
 @pytest.mark.parametrize("steps", [2, 3, 5])
 def test_success_on_the_way_counts(early_stop, steps):
     """Only the second iterate, 0.25, is fooled; later ones have walked through."""
-    run = ascend(Bands(0.2, 0.3), PIXEL, ZERO, update=gradient_step(0.125, 0.9, "linf"),
+    run = ascend(Bands(0.2, 0.3), PIXEL, ZERO, update=gradient_step(repeat(0.125), 0.9, "linf"),
                  steps=steps, early_stop=early_stop)
     assert run.fooled.item() and run.x_adv.item() == 0.25
 
 
 def test_without_early_stop_the_last_success_is_kept():
-    run = ascend(Bands(0.2, 0.6), PIXEL, ZERO, update=gradient_step(0.125, 0.9, "linf"), steps=7)
+    run = ascend(Bands(0.2, 0.6), PIXEL, ZERO, update=gradient_step(repeat(0.125), 0.9, "linf"),
+                 steps=7)
     assert run.fooled.item() and run.x_adv.item() == 0.5
 
 
 def test_the_start_is_not_judged():
     """An image that the model gets wrong anyway is attacked like any other."""
     for early_stop in (False, True):
-        run = ascend(Bands(-1.0, 2.0), PIXEL, ZERO, update=gradient_step(0.125, 0.5, "linf"),
-                     steps=2, early_stop=early_stop)
+        run = ascend(Bands(-1.0, 2.0), PIXEL, ZERO, early_stop=early_stop, steps=2,
+                     update=gradient_step(repeat(0.125), 0.5, "linf"))
         assert run.fooled.item() and run.x_adv.item() > 0
 
 
 def test_flags_are_those_of_the_judge():
     s = trained()
     for early_stop in (False, True):
-        run = ascend(s.model, s.x, s.y, update=gradient_step(0.02, 0.05, "linf"), steps=5,
+        run = ascend(s.model, s.x, s.y, update=gradient_step(repeat(0.02), 0.05, "linf"), steps=5,
                      early_stop=early_stop)
         assert torch.equal(run.fooled, fooled(s.model, run.x_adv, s.y))
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import course_lib
 from course_lib import fooling, training
-from course_lib.attacks import one_pixel, pgd
+from course_lib.attacks import apgd, apgd_targeted, one_pixel, pgd, square
 from course_lib.attacks.one_pixel import search
 from course_lib.datasets import Images
-from course_lib.evaluation import random_search, sanity_checks
+from course_lib.evaluation import sanity_checks
 from course_lib.fooling import evolve
 
 MODEL, X = convolutional(), images()
@@ -39,7 +39,9 @@ CALLS = {
     pgd: lambda **g: pgd(MODEL, X, Y, eps=8 / 255, restarts=2, **g),
     one_pixel: lambda **g: one_pixel(MODEL, X, Y, population=8, generations=2, **g),
     search: lambda **g: search(MODEL, X, Y, population=8, generations=2, **g).genes,
-    random_search: lambda **g: random_search(MODEL, X, Y, eps=0.1, queries=9, **g),
+    apgd: lambda **g: apgd(MODEL, X, Y, eps=8 / 255, steps=5, restarts=2, **g),
+    apgd_targeted: lambda **g: apgd_targeted(MODEL, X, Y, eps=8 / 255, steps=5, targets=2, **g),
+    square: lambda **g: square(MODEL, X, Y, eps=0.1, queries=9, **g),
     sanity_checks: lambda **g: repr(sanity_checks(MODEL, X, Y, eps=0.1, queries=9, **g)),
     evolve: lambda **g: evolve(MODEL, fooling.Direct((3, 6, 5)), classes=4, generations=2,
                                children=8, **g).genomes,

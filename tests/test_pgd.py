@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import pytest
 import torch
 from strategies import Counting, convolutional, generator, images, labels, linear, trained
@@ -100,7 +102,7 @@ def test_restarts_are_runs_with_the_next_noise_where_the_last_ones_failed(name, 
     expected = done = None
     for _ in range(3):
         run = ascend(s.model, s.x, s.y, start=start(s.x, eps, name, source), steps=3,
-                     update=gradient_step(eps / 3, eps, name, 0.25), early_stop=early_stop)
+                     update=gradient_step(repeat(eps / 3), eps, name, 0.25), early_stop=early_stop)
         if expected is None:
             expected, done = run
         else:

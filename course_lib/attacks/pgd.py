@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
+
 import torch
 from torch import Tensor, nn
 
@@ -16,13 +19,25 @@ from course_lib.norms import check_ball, climb, project_box, uniform_ball
 _SHARE = 0.25
 
 
-def gradient_step(step_size: float, eps: float, norm: str, share: float = 1.0) -> Update:
-    """The update x_(t+1) = Pi(climb(x_t, grad, alpha)), Pi onto eps-ball and box."""
+def gradient_step(
+    step_sizes: Iterable[float], eps: float, norm: str, share: float = 1.0
+) -> Update:
+    """The update x_(t+1) = Pi(climb(x_t, grad, alpha_t)), Pi onto eps-ball and box."""
+    alpha = iter(step_sizes)
 
     def update(x_t: Tensor, gradient: Tensor, x: Tensor, state: None) -> tuple[Tensor, None]:
-        return project_box(climb(x_t, gradient, step_size, norm, share), x, eps, norm), state
+        return project_box(climb(x_t, gradient, next(alpha), norm, share), x, eps, norm), state
 
     return update
+
+
+def halving(first: float, steps: int) -> list[float]:
+    """Step sizes that start at `first` and are halved after every fifth of the steps.
+
+    >>> halving(0.8, 10)
+    [0.8, 0.8, 0.4, 0.4, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05]
+    """
+    return [first / 2 ** (5 * t // steps) for t in range(steps)]
 
 
 def ifgsm(
@@ -47,15 +62,15 @@ def ifgsm(
     """
     check_ball(eps, norm)
     alpha = eps / max(steps, 1) if step_size is None else step_size
-    return ascend(model, x, y, update=gradient_step(alpha, eps, norm), steps=steps, target=target,
-                  loss=loss, early_stop=early_stop, callback=callback).x_adv
+    return ascend(model, x, y, update=gradient_step(repeat(alpha), eps, norm), steps=steps,
+                  target=target, loss=loss, early_stop=early_stop, callback=callback).x_adv
 
 
 def pgd(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int = 10,
     step_size: float | None = None, norm: str = "linf", target: Tensor | None = None,
-    loss: Loss = cross_entropy, random_start: bool = True, restarts: int = 1,
-    generator: torch.Generator | None = None, early_stop: bool = False,
+    loss: Loss = cross_entropy, schedule: str = "constant", random_start: bool = True,
+    restarts: int = 1, generator: torch.Generator | None = None, early_stop: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
     """Projected gradient descent: I-FGSM from a random point of the ball, again where it failed.
@@ -63,7 +78,9 @@ def pgd(
         x_0 = Pi(x + r), r uniform in the eps-ball,   x_(t+1) = Pi(x_t + alpha * sign(grad_x L))
 
     with alpha = 2.5 * eps / steps unless `step_size` says otherwise, so that the far side of the
-    ball is in reach. A restart attacks only images that no earlier one has fooled.
+    ball is in reach. schedule="halving": alpha starts at eps, or `step_size`, and is halved after
+    every fifth of the steps; the large steps find a hill, the small ones its top. A restart attacks
+    only images that no earlier one has fooled.
 
     Shape, Raises: as `fgsm`. generator: where the starts come from, by default a fresh one with
     seed 0, so that a call repeats exactly.
@@ -83,7 +100,12 @@ def pgd(
     if restarts > 1 and not random_start:
         raise ValueError("restarts need random_start=True: without it each one repeats the first")
     generator = generator or runtime.generator(0)
-    alpha = 2.5 * eps / max(steps, 1) if step_size is None else step_size
+    if schedule not in ("constant", "halving"):
+        raise ValueError(f"unknown schedule {schedule!r}: use \"constant\" or \"halving\"")
+    if schedule == "halving":
+        sizes = halving(eps if step_size is None else step_size, steps)
+    else:
+        sizes = [2.5 * eps / max(steps, 1) if step_size is None else step_size] * steps
     x = x_adv = x.detach()
     left = torch.arange(len(x), device=x.device)
     for _ in range(restarts):
@@ -93,7 +115,7 @@ def pgd(
             noise = uniform_ball(x.shape, eps, norm, generator).to(x)
             start = project_box(x + noise, x, eps, norm)
         result = ascend(
-            model, x[left], y[left], update=gradient_step(alpha, eps, norm, _SHARE), steps=steps,
+            model, x[left], y[left], update=gradient_step(sizes, eps, norm, _SHARE), steps=steps,
             start=start[left], target=None if target is None else target[left], loss=loss,
             early_stop=early_stop, callback=callback,
         )
