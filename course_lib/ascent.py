@@ -16,6 +16,7 @@ from course_lib.gradients import (
     attacking,
     check_images,
     cross_entropy,
+    forward,
     logits_and_gradient,
 )
 
@@ -80,8 +81,7 @@ def ascend(
             x_t, state = update(x_t, gradient, x, state)
         if callback:
             callback(steps, x_t)
-        with torch.no_grad():
-            hit = is_fooled(model(x_t), y, target)
+        hit = is_fooled(forward(model, x_t), y, target)
     # An image that is not fooled at the end keeps an earlier iterate that did fool, if any.
     last = hit | ~fooled[active]
     result[active[last]] = x_t[last]

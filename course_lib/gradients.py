@@ -5,6 +5,7 @@ Taught in lesson 03.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
@@ -18,6 +19,8 @@ Done = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (logits, y, target) 
 
 # How many pixels pass a CPU at once: 408 digits, 104 CIFAR images, two photographs.
 _PART = 320_000
+# On a GPU: the memory that a pass is guessed to need, in sizes of its images, and what always fits.
+_SHARE, _SMALL = 500, 2**30
 
 
 @contextmanager
@@ -133,14 +136,13 @@ def logits_and_gradient(
 
     Shape: x [n, ...], y, target, sharp [n] -> logits [n, classes], gradient [n, ...]; detached.
     """
-    size = at_once(x)
-    if len(x) > size:
-        parts = zip(*(repeat(None) if given is None else given.split(size)
-                      for given in (x, y, target, sharp)), strict=False)
-        passes = [logits_and_gradient(model, *part, loss, check=check, sharp=factors, done=done)
-                  for *part, factors in parts]
-        logits, gradient = map(torch.cat, zip(*passes, strict=True))
-        return logits, gradient
+    return in_parts(functools.partial(_pass, model, loss, check, done), x, y, target, sharp)
+
+
+def _pass(
+    model: nn.Module, loss: Loss, check: bool, done: Done | None, x: Tensor, y: Tensor,
+    target: Tensor | None, sharp: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = model(x)
@@ -153,17 +155,56 @@ def logits_and_gradient(
     if check and not bool(gradient.isfinite().all()):
         raise ValueError("the gradient holds NaN or infinity: the model has an operation without a "
                          "derivative here, such as the square root of 0; add a small constant")
-    # Should it happen on the way, that pixel waits: one NaN would spread and pass for a success.
-    return logits.detach(), gradient.nan_to_num()
+    return logits.detach(), finite_or_zero(gradient)
+
+
+def finite_or_zero(gradient: Tensor) -> Tensor:
+    """A pixel whose derivative is NaN or infinite waits: it would spread, or take a whole step."""
+    return gradient.nan_to_num(0.0, posinf=0.0, neginf=0.0)
+
+
+@torch.no_grad()
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits alone, in as many parts as memory asks for: x [n, ...] -> [n, classes]."""
+    return in_parts(lambda part: (model(part),), x)[0]
+
+
+def in_parts(
+    work: Callable[..., tuple[Tensor, ...]], x: Tensor, *others: Tensor | None
+) -> tuple[Tensor, ...]:
+    """work(x, *others), a part of the batch at a time; what the parts return is joined again.
+
+    A part that turns out to be too large for the GPU's memory is halved.
+    """
+    size = at_once(x)
+    if len(x) <= size:
+        try:
+            return work(x, *others)
+        except torch.OutOfMemoryError:
+            if len(x) == 1:
+                raise
+        # Only here is the error gone, and with it its hold on the memory.
+        size = (len(x) + 1) // 2
+    parts = zip(*(repeat(None) if given is None else given.split(size) for given in (x, *others)),
+                strict=False)
+    return tuple(map(torch.cat, zip(*(in_parts(work, *part) for part in parts), strict=True)))
 
 
 def at_once(x: Tensor) -> int:
-    """How many images of a batch should pass a model at once: on a GPU, all of them.
+    """How many images of a batch should pass a model at once.
 
-    On a CPU, activations above 32 MB make the memory allocator of Linux ask the kernel for fresh
-    pages in every layer: 1,000 digits at once take 1.5 times as long as the same digits in parts.
+    On a GPU as many as its free memory seems to allow. On a CPU, activations above 32 MB make the
+    memory allocator of Linux ask the kernel for fresh pages in every layer: 1,000 digits at once
+    take 1.5 times as long as the same digits in parts.
     """
-    return len(x) if x.is_cuda else max(1, _PART // max(1, x[:1].numel()))
+    if not x.is_cuda:
+        return max(1, _PART // max(1, x[:1].numel()))
+    need = _SHARE * x[:1].numel() * x.element_size()
+    if need * len(x) <= _SMALL:
+        return len(x)
+    kept = torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
+    free = torch.cuda.mem_get_info(x.device)[0] + kept
+    return max(1, min(len(x), free // need))
 
 
 def input_gradient(
