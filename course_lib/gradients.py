@@ -265,13 +265,29 @@ def _check_labels(name: str, labels: Tensor, x: Tensor) -> None:
                          "move one with .to(device)")
 
 
+def check_finite(finite: Tensor) -> None:
+    """Raise a ValueError where one logit of an attack was not finite: it would pass for a success.
+
+    Shape: finite [...] bool. An attack collects it on the device and asks once, at its end.
+    """
+    if not bool(finite.all()):
+        raise ValueError("the model returned NaN or infinite logits: check its weights, and its "
+                         "layers for an overflow, a division by 0 or the logarithm of 0")
+
+
+def check_outputs(
+    model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None
+) -> None:
+    """`check_logits` of all images, for attacks whose first pass does not show them."""
+    check_logits(forward(model, x), y, target)
+
+
 def check_logits(logits: Tensor, y: Tensor, target: Tensor | None = None) -> None:
     """Raise a ValueError when what the model returned cannot be logits for these labels."""
     if logits.dim() != 2 or len(logits) != len(y):
         raise ValueError("the model must return logits [batch, classes], "
                          f"not {tuple(logits.shape)}")
-    if not bool(logits.isfinite().all()):
-        raise ValueError("the model returned NaN or infinite logits: check its weights and input")
+    check_finite(logits.isfinite().all())
     classes = logits.shape[1]
     for name, labels in (("y", y), ("target", target)):
         if labels is not None and not bool(((labels >= 0) & (labels < classes)).all()):

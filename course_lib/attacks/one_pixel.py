@@ -19,7 +19,7 @@ from course_lib.evolution import (
     differential_evolution,
     problem_generators,
 )
-from course_lib.gradients import attacking, check_images, check_logits
+from course_lib.gradients import attacking, check_finite, check_images, check_outputs
 
 # Candidates go through the model in batches of about so many image entries.
 _BATCH_ENTRIES = 2**20
@@ -86,7 +86,7 @@ def search(
     start = torch.stack([_start(population, pixels, x.shape, g) for g in generators]).to(x)
     upper = torch.tensor([columns, rows, *[1.0] * channels]).repeat(pixels).to(x)
     with attacking(model), torch.no_grad():
-        check_logits(model(x[:1]).expand(n, -1), y, target)
+        check_outputs(model, x, y, target)
         return differential_evolution(
             _objective(model, x, y, target), start, lower=x.new_zeros(length), upper=upper,
             generations=generations, generators=generators, strategy=strategy, callback=callback,
@@ -112,17 +112,18 @@ def _objective(
     sizes, and a result shall not depend on an image's companions.
     """
 
-    def judge(genes: Tensor, i: int) -> tuple[Tensor, Tensor]:
+    def judge(genes: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
         label = y[i].expand(len(genes))
         wanted = None if target is None else target[i].expand(len(genes))
         logits = _candidate_logits(model, x[i], genes)
         cost = log_odds(logits, label) if wanted is None else -log_odds(logits, wanted)
-        return cost, is_fooled(logits, label, wanted)
+        return cost, is_fooled(logits, label, wanted), logits.isfinite().all()
 
     def objective(genes: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
         judged = [judge(own, i) for own, i in zip(genes, problems.tolist(), strict=True)]
-        costs, solved = zip(*judged, strict=True)
-        return torch.stack(costs), torch.stack(solved)
+        costs, solved, finite = map(torch.stack, zip(*judged, strict=True))
+        check_finite(finite)
+        return costs, solved
 
     return objective
 
@@ -210,7 +211,7 @@ def corner_search(
     genes = torch.cat([position.repeat_interleave(len(colour), 0).float(),
                        colour.repeat(len(position), 1)], 1).to(x)
     with attacking(model):
-        check_logits(model(x[:1]).expand(n, -1), y, target)
+        check_outputs(model, x, y, target)
         costs, hits = _objective(model, x, y, target)(genes.expand(n, -1, -1), torch.arange(n))
     best = champion(costs, hits)
     return Corners(paint(x, genes[best]), costs.gather(1, best[:, None]).squeeze(1),
