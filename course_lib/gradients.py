@@ -6,6 +6,7 @@ Taught in lesson 03.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
@@ -216,7 +217,7 @@ def input_gradient(
     With a target, the gradient of -L(theta, x, target): climbing always means attacking.
 
     Shape: x [n, channels, rows, columns], y and target [n] -> like x, detached.
-    Raises: ValueError for bad images, labels or logits (see `check_images`).
+    Raises: ValueError for bad images, labels, logits or model (see `check_images`).
     Lesson: 03.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -229,10 +230,13 @@ def input_gradient(
 
 
 def check_images(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None) -> None:
-    """Raise a ValueError that says what is wrong with images or labels, and what to do."""
+    """Raise a ValueError that says what is wrong with images, labels or model, and what to do."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = getattr(x, "dtype", type(x).__name__)
         raise ValueError(f"images must be a float tensor, not {kind}: use x.float() / 255")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"images must be float32 or float64, not {x.dtype}, whose rounding leaves "
+                         "the ball: use x.float() and model.float()")
     if x.dim() != 4:
         raise ValueError(f"images must be [batch, channels, rows, columns], not {tuple(x.shape)}: "
                          "add a batch dimension with x[None]")
@@ -242,15 +246,35 @@ def check_images(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None =
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images must lie in [0, 1], these reach from {low:.4g} to {high:.4g}: "
                          "divide 0-255 images by 255, and leave normalisation to the model")
-    parameter = next(model.parameters(), None)
-    if parameter is not None and parameter.device != x.device:
-        raise ValueError(f"images are on {x.device}, the model on {parameter.device}: "
-                         "move one with .to(device)")
+    _check_model(model, x)
     for name, labels in (("y", y), ("target", target)):
         if labels is not None:
             _check_labels(name, labels, x)
     if target is not None and bool((target == y).any()):
         raise ValueError("a target equals its image's label: choose another class as target")
+
+
+def check_step_size(step_size: float) -> None:
+    """Raise a ValueError for a step that leads backwards or nowhere."""
+    if not (math.isfinite(step_size) and step_size >= 0):
+        raise ValueError(f"step_size = {step_size}: use a finite number >= 0")
+
+
+def _check_model(model: nn.Module, x: Tensor) -> None:
+    parameter = next(model.parameters(), x)
+    if parameter.device != x.device:
+        raise ValueError(f"images are on {x.device}, the model on {parameter.device}: "
+                         "move one with .to(device)")
+    if parameter.dtype != x.dtype:
+        raise ValueError(f"images are {x.dtype}, the model is {parameter.dtype}: "
+                         "convert one with .float() or .double()")
+    if torch.is_inference_mode_enabled() or x.is_inference() or parameter.is_inference():
+        raise ValueError("torch.inference_mode leaves no way to a gradient, nor do tensors made "
+                         "in it: leave it, or use torch.no_grad instead")
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError("a batch norm with track_running_stats=False makes the logits of an "
+                             "image depend on the rest of its batch: use running statistics")
 
 
 def _check_labels(name: str, labels: Tensor, x: Tensor) -> None:

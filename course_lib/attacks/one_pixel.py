@@ -52,7 +52,7 @@ def one_pixel(
     """
     found = search(model, x, y, pixels=pixels, population=population, generations=generations,
                    target=target, strategy=strategy, generator=generator)
-    return paint(x, found.genes)
+    return paint(x.detach(), found.genes)
 
 
 def search(

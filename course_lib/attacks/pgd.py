@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.ascent import Callback, Update, ascend
-from course_lib.gradients import Loss, check_images, cross_entropy
+from course_lib.gradients import Loss, check_images, check_step_size, cross_entropy
 from course_lib.norms import check_ball, climb, project_box, uniform_ball
 
 # An l1 step of PGD moves no pixel by more than a quarter of the step or of the pixel's range. The
@@ -18,6 +18,7 @@ _SHARE = 0.25
 
 def gradient_step(step_size: float, eps: float, norm: str, share: float = 1.0) -> Update:
     """The update x_(t+1) = Pi(climb(x_t, grad, alpha)), Pi onto eps-ball and box."""
+    check_step_size(step_size)
 
     def update(x_t: Tensor, gradient: Tensor, x: Tensor, state: None) -> tuple[Tensor, None]:
         return project_box(climb(x_t, gradient, step_size, norm, share), x, eps, norm), state

@@ -1,4 +1,4 @@
-"""What all attacks ask of the model's logits, at every pass and for every image."""
+"""What all attacks refuse alike: images and models, and logits at every pass and of every image."""
 
 from __future__ import annotations
 
@@ -80,3 +80,63 @@ def test_logits_with_rows_and_columns(attack):
 def test_probabilities(attack):
     with pytest.raises(ValueError, match="attack the logits, the layer before the softmax"):
         attack(nn.Sequential(MODEL, nn.Softmax(1)), X, Y)
+
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@every_attack
+@pytest.mark.parametrize("of_images, of_model, message", [
+    (torch.float64, torch.float32, r"images are torch.float64, the model is torch.float32: conv"),
+    (torch.float32, torch.float64, r"images are torch.float32, the model is torch.float64: conv"),
+    (torch.float32, torch.bfloat16, r"the model is torch.bfloat16: convert one with .float\(\)"),
+    *[(half, of_model, r"must be float32 or float64, not torch.\w+16.*use x.float\(\) and model")
+      for half in HALVES for of_model in (torch.float32, half)],
+    (torch.uint8, torch.float32, r"not torch.uint8: use x.float\(\) / 255"),
+    (torch.int64, torch.float32, "not torch.int64"),
+])
+def test_other_numbers_than_the_models(attack, of_images, of_model, message):
+    with pytest.raises(ValueError, match=message):
+        attack(convolutional().to(of_model), X.to(of_images), Y)
+
+
+@every_attack
+def test_double_precision_of_both_is_welcome(attack):
+    assert attack(convolutional().double(), X.double(), Y).dtype == torch.float64
+
+
+@every_attack
+def test_inference_mode(attack):
+    message = "torch.inference_mode .*leave it, or use torch.no_grad"
+    with torch.inference_mode():
+        made_in_it = X.clone()
+        with pytest.raises(ValueError, match=message):
+            attack(MODEL, X, Y)
+    with pytest.raises(ValueError, match=message):
+        attack(MODEL, made_in_it, Y)
+    with torch.no_grad():
+        assert attack(MODEL, X, Y).shape == X.shape
+
+
+@every_attack
+def test_a_batch_norm_without_running_statistics(attack):
+    model = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), convolutional())
+    with pytest.raises(ValueError, match="depend on the rest of its batch: use running"):
+        attack(model, X, Y)
+
+
+@every_attack
+def test_what_comes_back_has_no_graph(attack):
+    x_adv = attack(MODEL, X.clone().requires_grad_(), Y)
+    assert not x_adv.requires_grad and x_adv.grad_fn is None
+    assert x_adv.dtype == X.dtype and x_adv.shape == X.shape
+
+
+STEPPING = {"ifgsm": ifgsm, "pgd": pgd, "mifgsm": mifgsm}
+
+
+@pytest.mark.parametrize("attack", STEPPING.values(), ids=STEPPING)
+@pytest.mark.parametrize("step_size", [-0.01, float("nan"), float("inf")])
+def test_bad_step_sizes(attack, step_size):
+    with pytest.raises(ValueError, match=r"step_size = .*: use a finite number >= 0"):
+        attack(MODEL, X, Y, eps=0.1, step_size=step_size)
