@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from course_lib import runtime
 from course_lib.attacks.one_pixel import log_odds
 from course_lib.evolution import Archive
-from course_lib.gradients import attacking, check_logits
+from course_lib.gradients import attacking, check_logits, device_of
 
 
 class Encoding(Protocol):
@@ -269,7 +269,7 @@ def evolve(
     if children < 1 or generations < 1:
         raise ValueError("evolution needs at least one child and one generation")
     generator = generator or runtime.generator(0)
-    device = next(model.parameters()).device
+    device = device_of(model)
     with attacking(model), torch.no_grad():
         for generation in range(generations):
             if archive is None:
@@ -337,7 +337,7 @@ def _check_classes(
     classes: int | None = None,
 ) -> None:
     logits = model(encoding.render(genomes[:1])).float()
-    check_logits(logits.expand(len(target), -1), target)
+    check_logits(logits.repeat_interleave(len(target), 0), target)
     if classes is not None and logits.shape[1] != classes:
         raise ValueError(f"classes = {classes}, but the model has {logits.shape[1]}")
 

@@ -6,10 +6,10 @@ Taught in lesson 03.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -186,8 +186,8 @@ def in_parts(
                 raise
         # Only here is the error gone, and with it its hold on the memory.
         size = (len(x) + 1) // 2
-    parts = zip(*(repeat(None) if given is None else given.split(size) for given in (x, *others)),
-                strict=False)
+    parts = zip(*(itertools.repeat(None) if given is None else given.split(size)
+                  for given in (x, *others)), strict=False)
     return tuple(map(torch.cat, zip(*(in_parts(work, *part) for part in parts), strict=True)))
 
 
@@ -252,6 +252,12 @@ def check_images(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None =
             _check_labels(name, labels, x)
     if target is not None and bool((target == y).any()):
         raise ValueError("a target equals its image's label: choose another class as target")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model lives; the CPU for one that holds no tensors."""
+    held = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0))
+    return held.device
 
 
 def check_step_size(step_size: float) -> None:

@@ -262,6 +262,30 @@ def test_scores_are_the_log_odds_of_the_confidence():
     torch.testing.assert_close(confidence(p.logit()), p)
 
 
+class Mean(nn.Module):
+    """A network without weights: two classes, light and dark."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(1)
+        return torch.stack([mean, -mean], 1)
+
+
+def test_a_network_without_weights_can_be_fooled():
+    archive = evolve(Mean(), Direct((1, 4, 4)), classes=2, generations=5, children=20)
+    assert archive.scores.isfinite().all()
+    assert archive.genomes[0].mean() > archive.genomes[1].mean()
+
+
+@pytest.mark.parametrize("run", [
+    lambda model, encoding: evolve(model, encoding, classes=4, generations=1),
+    lambda model, encoding: ascend(model, encoding, population(encoding), torch.arange(12) % 4),
+], ids=["evolve", "ascend"])
+def test_logits_with_rows_and_columns(run):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(ValueError, match=r"must return logits \[batch, classes\]"):
+        run(model, ENCODINGS["direct"])
+
+
 def test_scores_do_not_saturate():
     class Certain(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def jsma(
         raise ValueError(f"max_fraction = {max_fraction}: the share of entries is in (0, 1]")
     if others not in _OTHERS:
         raise ValueError(f"unknown others={others!r}: use one of {', '.join(_OTHERS)}")
-    most = int(max_fraction * x[0].numel())
+    most = int(max_fraction * x[0].numel() + 1e-6)  # int(0.29 * 100) is 28
     size = max(1, _ENTRIES // x[0].numel())
     with attacking(model):
         check_outputs(model, x, y, target)
