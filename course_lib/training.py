@@ -66,7 +66,8 @@ def fit(
         n-fgsm:  one step of size eps from x + noise, noise uniform in the ball of 2 eps; never
                  brought back, so the ball is left
         free:    each batch `steps` times in a row; the one backward pass of a step moves weights
-                 and perturbation, which the next batch inherits
+                 and perturbation, which the next batch inherits. The same number of `epochs` is
+                 `steps` times the passes of "standard"; Shafahi et al. divide the epochs by m
         trades:  `steps` steps up KL(p(x) || p(x + r)); the loss is L(theta, x, y) + beta * KL
 
     eps grows to its full size during the first fifth of the epochs, without which large eps can

@@ -35,10 +35,12 @@ def ifgsm(
 
         x_0 = x,   x_(t+1) = Pi(x_t + alpha * sign(grad_x L(theta, x_t, y)))
 
-    with alpha = eps / steps unless `step_size` says otherwise; towards a target the sign turns.
+    with alpha = eps / steps unless `step_size` says otherwise, the step of Dong et al. Kurakin et
+    al. move one grey level per step: step_size=1/255, steps=min(eps + 4, 1.25 eps) with eps in grey
+    levels. Towards a target the sign turns.
 
     Shape, Raises: as `fgsm`. early_stop, callback: see `course_lib.ascent.ascend`.
-    Reference: Kurakin, Goodfellow, Bengio 2017, section 2.2.
+    Reference: Kurakin, Goodfellow, Bengio 2017, section 2.2; Dong et al. 2018, algorithm 1.
     Lesson: 04.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
