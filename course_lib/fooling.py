@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from course_lib import runtime
 from course_lib.attacks.one_pixel import log_odds
 from course_lib.evolution import Archive
-from course_lib.gradients import attacking, check_logits, device_of
+from course_lib.gradients import attacking, check_logits, check_step_size, device_of
 
 
 class Encoding(Protocol):
@@ -298,7 +298,8 @@ def ascend(
 
     Shape: genomes [n, ...], target [n] -> the best genomes on the way and their scores [n].
     callback(t, genomes, scores) sees every iterate.
-    Raises: ValueError for targets that are no classes, or not one for each genome; steps < 1.
+    Raises: ValueError for targets that are no classes, or not one for each genome; steps < 1;
+    a step_size that is negative or not finite.
     Reference: Nguyen, Yosinski, Clune 2015, section 3.4 (there with weight decay on the image).
     Lesson: 02.
 
@@ -310,6 +311,7 @@ def ascend(
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: the ascent needs at least one")
+    check_step_size(step_size)
     if target.shape != genomes.shape[:1]:
         raise ValueError(f"{len(genomes)} genomes but targets of shape {tuple(target.shape)}: "
                          "give one for each")

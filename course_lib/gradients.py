@@ -21,7 +21,7 @@ Done = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (logits, y, target) 
 # How many pixels pass a CPU at once: 408 digits, 104 CIFAR images, two photographs.
 _PART = 320_000
 # On a GPU: the memory that a pass is guessed to need, in sizes of its images, and what always fits.
-_SHARE, _SMALL = 500, 2**30
+_NEED, _SMALL = 500, 2**30
 
 
 @contextmanager
@@ -200,7 +200,7 @@ def at_once(x: Tensor) -> int:
     """
     if not x.is_cuda:
         return max(1, _PART // max(1, x[:1].numel()))
-    need = _SHARE * x[:1].numel() * x.element_size()
+    need = _NEED * x[:1].numel() * x.element_size()
     if need * len(x) <= _SMALL:
         return len(x)
     kept = torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)

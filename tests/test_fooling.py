@@ -376,3 +376,9 @@ def test_bad_evolution(options, message):
 def test_bad_ascent(target, steps, message):
     with pytest.raises(ValueError, match=message):
         ascend(MODEL, ENCODINGS["direct"], images(2), target, steps=steps)
+
+
+@pytest.mark.parametrize("step_size", [-0.05, math.nan, math.inf])
+def test_bad_steps_of_the_ascent(step_size):
+    with pytest.raises(ValueError, match=r"step_size = .*: use a finite number >= 0"):
+        ascend(MODEL, ENCODINGS["direct"], images(2), torch.tensor([0, 1]), step_size=step_size)
