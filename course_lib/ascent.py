@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from course_lib.gradients import (
     Loss,
     attacking,
+    check_finite,
     check_images,
     cross_entropy,
+    forward,
     logits_and_gradient,
 )
 
@@ -55,6 +57,7 @@ def ascend(
     result = x.detach().clone()
     fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     active = torch.arange(len(x), device=x.device)
+    finite = torch.ones((), dtype=torch.bool, device=x.device)
     x, x_t = x.detach(), (x if start is None else start).detach()
     state: Tensor | None = None
 
@@ -66,6 +69,7 @@ def ascend(
             logits, gradient = logits_and_gradient(
                 model, x_t, y, target, loss, check=t == 0,
                 done=is_fooled if early_stop and t else None)
+            finite = finite & logits.isfinite().all()
             hit = is_fooled(logits, y, target) if t else None
             if hit is not None and bool(hit.any()):
                 result[active[hit]], fooled[active[hit]] = x_t[hit], True
@@ -76,12 +80,14 @@ def ascend(
                     target = None if target is None else target[rest]
                     state = None if state is None else state[rest]
                     if not len(active):
+                        check_finite(finite)
                         return Ascent(result, fooled)
             x_t, state = update(x_t, gradient, x, state)
         if callback:
             callback(steps, x_t)
-        with torch.no_grad():
-            hit = is_fooled(model(x_t), y, target)
+        logits = forward(model, x_t)
+    check_finite(finite & logits.isfinite().all())
+    hit = is_fooled(logits, y, target)
     # An image that is not fooled at the end keeps an earlier iterate that did fool, if any.
     last = hit | ~fooled[active]
     result[active[last]] = x_t[last]

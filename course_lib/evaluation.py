@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.attacks import apgd, apgd_targeted, fgsm, pgd, square
-from course_lib.gradients import at_once, attacking, check_images, input_gradient
+from course_lib.gradients import at_once, attacking, check_finite, check_images, input_gradient
 from course_lib.norms import check_ball, norm, project_box, uniform_ball
 
 Attack = Callable[..., Tensor]
@@ -45,8 +45,7 @@ def logits(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor
     size = batch_size or min(_batch(x), at_once(x))
     with attacking(model), _full_precision(x.device):
         found = torch.cat([model(part).float() for part in x.split(size)])
-    if not bool(found.isfinite().all()):
-        raise ValueError("the model returned NaN or infinite logits: check its weights and input")
+    check_finite(found.isfinite())
     return found
 
 

@@ -90,7 +90,7 @@ def differential_evolution(
                              factor, strategy).clamp(lower, upper)
         new_costs, solved = objective(children, problems)
         # Nobody left here solves its problem, so whatever does goes before its parent.
-        better = solved | (new_costs <= costs)
+        better = solved | (new_costs <= costs) | costs.isnan()
         genes = torch.where(better[..., None], children, genes)
         costs = torch.where(better, new_costs, costs)
     return best
@@ -114,13 +114,15 @@ def _check(
 def champion(costs: Tensor, solved: Tensor) -> Tensor:
     """The index [a] of the cheapest candidate; any that solves the problem goes before the rest.
 
+    A cost that is NaN counts as infinite.
+
     Shape: costs [a, P], solved [a, P] bool -> [a].
 
     >>> champion(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[False, True, True]]))
     tensor([2])
     """
     eligible = solved | ~solved.any(1, keepdim=True)
-    return costs.masked_fill(~eligible, torch.inf).argmin(1)
+    return costs.masked_fill(~eligible | costs.isnan(), torch.inf).argmin(1)
 
 
 def _children(
@@ -131,7 +133,7 @@ def _children(
     first, second, third = (genes[rows, parent]
                             for parent in distinct_parents(luck).to(genes.device).unbind(2))
     if strategy == "best1":
-        first = genes[rows, costs.argmin(1, keepdim=True)]
+        first = genes[rows, champion(costs, torch.zeros_like(costs, dtype=torch.bool))[:, None]]
     return first + factor * (second - third)
 
 
@@ -189,9 +191,9 @@ class Archive:
     def compete(self, genomes: Tensor, scores: Tensor) -> Archive:
         """Let every child compete in every class; a champion falls to a clearly better child.
 
-        Shape: genomes [n, ...], scores [n, classes].
+        Shape: genomes [n, ...], scores [n, classes]; a score that is NaN beats nobody.
         """
-        best, index = scores.max(0)
+        best, index = scores.masked_fill(scores.isnan(), -torch.inf).max(0)
         fell = best > self.scores + _MARGIN
         champions = self.genomes.clone()
         champions[fell] = genomes[index[fell]]

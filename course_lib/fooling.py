@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from course_lib import runtime
 from course_lib.attacks.one_pixel import log_odds
 from course_lib.evolution import Archive
-from course_lib.gradients import attacking, check_logits
+from course_lib.gradients import attacking, check_logits, check_step_size, device_of
 
 
 class Encoding(Protocol):
@@ -269,7 +269,7 @@ def evolve(
     if children < 1 or generations < 1:
         raise ValueError("evolution needs at least one child and one generation")
     generator = generator or runtime.generator(0)
-    device = next(model.parameters()).device
+    device = device_of(model)
     with attacking(model), torch.no_grad():
         for generation in range(generations):
             if archive is None:
@@ -298,7 +298,8 @@ def ascend(
 
     Shape: genomes [n, ...], target [n] -> the best genomes on the way and their scores [n].
     callback(t, genomes, scores) sees every iterate.
-    Raises: ValueError for targets that are no classes, or not one for each genome; steps < 1.
+    Raises: ValueError for targets that are no classes, or not one for each genome; steps < 1;
+    a step_size that is negative or not finite.
     Reference: Nguyen, Yosinski, Clune 2015, section 3.4 (there with weight decay on the image).
     Lesson: 02.
 
@@ -310,6 +311,7 @@ def ascend(
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: the ascent needs at least one")
+    check_step_size(step_size)
     if target.shape != genomes.shape[:1]:
         raise ValueError(f"{len(genomes)} genomes but targets of shape {tuple(target.shape)}: "
                          "give one for each")
@@ -337,7 +339,7 @@ def _check_classes(
     classes: int | None = None,
 ) -> None:
     logits = model(encoding.render(genomes[:1])).float()
-    check_logits(logits.expand(len(target), -1), target)
+    check_logits(logits.repeat_interleave(len(target), 0), target)
     if classes is not None and logits.shape[1] != classes:
         raise ValueError(f"classes = {classes}, but the model has {logits.shape[1]}")
 

@@ -305,7 +305,47 @@ def test_a_large_batch_in_parts_gives_the_same(monkeypatch, targeted):
     parts = ifgsm(counting, x, s.y, eps=0.06, target=target)
     s.model.float()
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
-    assert counting.sizes[0] == 10
+    assert max(counting.sizes) == 10, "in the last pass too"
+
+
+class Small(Counting):
+    """A network on a GPU whose memory holds five images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 5:
+            raise torch.OutOfMemoryError(f"{len(x)} images")
+        return super().forward(x)
+
+
+@every_attack
+def test_a_batch_too_large_for_the_memory_is_halved(attack):
+    s = trained()
+    small, x, y = Small(s.model), s.x[:23], s.y[:23]
+    torch.testing.assert_close(attack(small, x, y, eps=0.06), attack(s.model, x, y, eps=0.06))
+    assert max(small.sizes) > 2
+
+
+def test_one_image_too_large_for_the_memory_is_an_error():
+    def model(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("one image")
+
+    with pytest.raises(torch.OutOfMemoryError, match="one image"):
+        gradients.forward(model, images(3))
+
+
+@pytest.mark.parametrize("free, kept, expected", [
+    (80 * 2**30, 0, 285), (2**30, 0, 3), (2**30, 2**30, 7), (0, 0, 1),
+])
+def test_on_a_gpu_the_part_follows_the_free_memory(monkeypatch, free, kept, expected):
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: kept + 100)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    photographs = torch.zeros(1, 3, 224, 224).expand(500, -1, -1, -1).as_subclass(OnGpu)
+    assert gradients.at_once(photographs) == expected
+    assert gradients.at_once(photographs[:2]) == 2, "so small that nobody need ask"
 
 
 def test_an_image_larger_than_a_part_passes_alone(monkeypatch):

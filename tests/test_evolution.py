@@ -203,6 +203,23 @@ def test_the_champion_solves_if_anyone_does():
     assert champion(costs, solved).tolist() == [2, 1]
 
 
+def test_a_cost_that_is_nan_is_no_champion():
+    nan = torch.nan
+    costs = torch.tensor([[nan, 1.0, 2.0], [3.0, nan, 2.0], [nan, nan, nan], [nan, 4.0, 1.0]])
+    solved = torch.zeros(4, 3) > 0
+    solved[3, :2] = True
+    assert champion(costs, solved)[[0, 1, 3]].tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize("strategy", ["rand1", "best1"])
+def test_candidates_without_a_cost_die_out(strategy):
+    def half_sphere(g: Tensor) -> Tensor:
+        return sphere(g).masked_fill(g[..., 0] < 0, torch.nan)
+
+    found = run(half_sphere, strategy=strategy)
+    assert found.costs.isfinite().all() and (found.genes[:, 0] >= 0).all()
+
+
 def test_bad_input():
     for size in (1, 3):
         with pytest.raises(ValueError, match=f"population of {size} .* use at least 4"):
@@ -231,6 +248,13 @@ def test_every_child_competes_in_every_class():
     # An archive is a fact of its generation: what came later has not changed it.
     assert one.scores.tolist() == [0, 5, 1]
     assert archive.scores.isinf().all()
+
+
+def test_a_child_whose_score_is_nan_stops_nobody():
+    archive = Archive.empty(2, torch.zeros(1, 1))
+    scores = torch.tensor([[torch.nan, 7.0], [4.0, torch.nan], [5.0, 6.0]])
+    archive = archive.compete(torch.tensor([[1.0], [2.0], [3.0]]), scores)
+    assert archive.scores.tolist() == [5, 7] and archive.genomes.flatten().tolist() == [3, 1]
 
 
 def test_rounding_makes_no_champion():

@@ -262,6 +262,30 @@ def test_scores_are_the_log_odds_of_the_confidence():
     torch.testing.assert_close(confidence(p.logit()), p)
 
 
+class Mean(nn.Module):
+    """A network without weights: two classes, light and dark."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(1)
+        return torch.stack([mean, -mean], 1)
+
+
+def test_a_network_without_weights_can_be_fooled():
+    archive = evolve(Mean(), Direct((1, 4, 4)), classes=2, generations=5, children=20)
+    assert archive.scores.isfinite().all()
+    assert archive.genomes[0].mean() > archive.genomes[1].mean()
+
+
+@pytest.mark.parametrize("run", [
+    lambda model, encoding: evolve(model, encoding, classes=4, generations=1),
+    lambda model, encoding: ascend(model, encoding, population(encoding), torch.arange(12) % 4),
+], ids=["evolve", "ascend"])
+def test_logits_with_rows_and_columns(run):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(ValueError, match=r"must return logits \[batch, classes\]"):
+        run(model, ENCODINGS["direct"])
+
+
 def test_scores_do_not_saturate():
     class Certain(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -352,3 +376,9 @@ def test_bad_evolution(options, message):
 def test_bad_ascent(target, steps, message):
     with pytest.raises(ValueError, match=message):
         ascend(MODEL, ENCODINGS["direct"], images(2), target, steps=steps)
+
+
+@pytest.mark.parametrize("step_size", [-0.05, math.nan, math.inf])
+def test_bad_steps_of_the_ascent(step_size):
+    with pytest.raises(ValueError, match=r"step_size = .*: use a finite number >= 0"):
+        ascend(MODEL, ENCODINGS["direct"], images(2), torch.tensor([0, 1]), step_size=step_size)

@@ -31,6 +31,7 @@ from course_lib.gradients import (
     margin,
     objective,
 )
+from course_lib.norms import climb
 
 LOSSES = (cross_entropy, margin, dlr)
 
@@ -197,6 +198,21 @@ def test_a_later_undefined_gradient_moves_nothing():
     x = torch.tensor([[[[0.0, 0.25]]]])
     _, gradient = logits_and_gradient(Root(), x, torch.tensor([1]), loss=lambda z, y: 0 * z[:, 0])
     assert gradient.flatten().tolist() == [0.0, 0.0]
+
+
+class Steep(nn.Module):
+    """Two pixels; the derivative by the first is infinite where it is 0."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = x.flatten(1).unbind(1)
+        return torch.stack([first.sqrt() + second, torch.zeros_like(first)], 1)
+
+
+def test_a_later_infinite_gradient_does_not_take_the_whole_step():
+    x = torch.tensor([[[[0.0, 0.5]]]])
+    _, gradient = logits_and_gradient(Steep(), x, torch.tensor([1]), loss=margin)
+    assert gradient.flatten().tolist() == [0.0, 1.0]
+    assert climb(x, gradient, 0.25, "l2").flatten().tolist() == [0.0, 0.75]
 
 
 # --- losses -------------------------------------------------------------------------------------

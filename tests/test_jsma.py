@@ -238,6 +238,18 @@ def test_bad_input(options, message):
         jsma(MODEL, X, Y, **{"target": TARGET, **options})
 
 
+@pytest.mark.parametrize("max_fraction, most", [(0.29, 28), (0.58, 58), (0.3, 30)])
+def test_a_share_of_a_hundred_entries_is_a_whole_number(max_fraction, most):
+    """0.58 * 100 is below 58 in floating point. Entries change in pairs, so that 29 allow 28."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(100, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([-torch.ones(100), torch.ones(100)]))
+        model[1].bias.copy_(torch.tensor([1000.0, 0.0]))  # never reached
+    x, y = torch.zeros(1, 1, 10, 10), torch.tensor([0])
+    x_adv = jsma(model, x, y, target=y + 1, max_fraction=max_fraction)
+    assert int((x_adv != x).sum()) == most
+
+
 def test_bad_images():
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         jsma(MODEL, X * 255, Y, target=TARGET)

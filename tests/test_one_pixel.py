@@ -109,7 +109,7 @@ def test_corner_search_is_the_best_of_black_and_white():
 def test_corner_search_tries_every_extreme_colour():
     model = Counting(MODEL)
     found = corner_search(model, X[:2], Y[:2])
-    assert sum(model.sizes) - 1 == 2 * 6 * 5 * 2**3
+    assert sum(model.sizes) - 2 == 2 * 6 * 5 * 2**3
     changed = (found.x_adv != X[:2]).any(1)
     assert (changed.flatten(1).sum(1) == 1).all()
     assert ((found.x_adv == 0) | (found.x_adv == 1)).all(1)[changed].all()
@@ -204,11 +204,39 @@ def test_a_saturated_network_is_attacked_all_the_same():
         torch.testing.assert_close(found.costs[i], best, rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_papers_stop_asks_for_confidence(targeted):
+    model, x, y = toy(2)
+    model[3].weight.data *= 12  # more certain, but of the same classes
+    model[3].bias.data *= 12
+    target = (y + 1) % 3 if targeted else None
+    options = {"target": target, "population": 60, "generations": 40}
+    first, paper = (search(model, x, y, stop=stop, generator=generator(), **options)
+                    for stop in ("argmax", "paper"))
+    p = model(paint(x, paper.genes)).softmax(1)
+    sure = p.gather(1, y[:, None]) < 0.05 if target is None else p.gather(1, target[:, None]) > 0.9
+    assert torch.equal(paper.solved, sure[:, 0]) and 0 < paper.solved.sum() < first.solved.sum()
+    assert (paper.evaluations >= first.evaluations).all()
+    assert (paper.costs <= first.costs).all()
+    x_adv = one_pixel(model, x, y, stop="paper", generator=generator(), **options)
+    assert torch.equal(x_adv, paint(x, paper.genes))
+
+
+def test_with_many_classes_less_than_five_percent_can_lead():
+    """The paper's criterion alone would stop at the clean image, which nothing fools here."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 100))
+    nn.init.zeros_(model[1].weight)
+    model[1].bias.data = torch.eye(100)[7] / 2
+    x, y = images(1, (1, 4, 4)), torch.tensor([7])
+    assert model(x).softmax(1)[0, 7] < 0.05
+    assert not search(model, x, y, population=4, generations=0, stop="paper").solved.item()
+
+
 def test_queries_are_counted():
     model = Counting(MODEL)
     found = search(model, X, Y, population=12, generations=6, generator=generator())
-    # One image goes through the model to check its logits; nothing is learnt from it.
-    assert sum(model.sizes) - 1 == found.evaluations.sum()
+    # The clean images go through the model to check its logits; nothing is learnt from them.
+    assert sum(model.sizes) - len(X) == found.evaluations.sum()
     assert (found.evaluations[~found.solved] == 12 * 7).all()
 
 
@@ -248,9 +276,10 @@ def attack(**options) -> Tensor:
     ({"generations": -1}, "generations = -1"),
     ({"strategy": "rand2"}, "unknown strategy 'rand2'"),
     ({"target": Y}, "target equals its image's label"),
+    ({"stop": "never"}, "unknown stop='never': use one of argmax, paper"),
     ({"target": torch.tensor([(int(k) + 1) % 4 for k in Y[:-1]] + [4])}, "outside 0 … 3"),
-], ids=["population", "no pixel", "too many pixels", "generations", "strategy", "label as target",
-        "no class"])
+], ids=["population", "no pixel", "too many pixels", "generations", "strategy", "stop",
+        "label as target", "no class"])
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         attack(**options)

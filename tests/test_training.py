@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import multiprocessing
 
@@ -161,6 +162,29 @@ def test_free_training_replays_each_batch_and_keeps_its_perturbation():
     assert torch.equal(seen[0], x[order[:3]].flatten(1))
 
 
+@pytest.mark.parametrize("norm, eps", [("l1", 2.0), ("l2", 0.4), ("linf", 0.1)])
+def test_free_training_steps_from_the_image(norm, eps):
+    """White and black pixels: an l1 step has a pixel's whole range, and goes only inwards."""
+    seen = []
+
+    class Spy(nn.Linear):
+        def forward(self, x):
+            seen.append(x.detach().clone())
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), Spy(16, 2))
+    weight = model[1].weight.detach()
+    x = (torch.arange(16) % 2).float().view(1, 1, 4, 4)
+    images = datasets.Images(x, torch.ones(1, dtype=torch.int64), ["no", "yes"])
+    training.fit(model, images, method="free", norm=norm, eps=eps, epochs=10, steps=4, lr=1e-9,
+                 generator=generator(0))
+    towards = (weight[0] - weight[1]).view_as(x)  # what raises the loss of class 1
+    best = norms.climb(x, towards, eps, norm).clamp(0, 1)
+    torch.testing.assert_close(seen[-3].view_as(x), best, rtol=0, atol=1e-5)
+    assert norms.norm(best - x, norm) > 0.9 * eps or norm == "l2"
+
+
 def test_trades_pays_for_disagreement_with_its_own_clean_prediction():
     clean, other = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     p, q = clean.softmax(1), other.softmax(1)
@@ -250,8 +274,48 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(digits, tmp_path):
 def test_the_checkpoint_of_another_training_is_an_error(digits, tmp_path):
     file = tmp_path / "run.checkpoint"
     trained(digits[:50], epochs=1, checkpoint=file)
-    with pytest.raises(ValueError, match="belongs to a training with"):
+    with pytest.raises(ValueError, match=r"another training, with \{'epochs': 1\}: delete"):
         trained(digits[:50], epochs=2, checkpoint=file)
+
+
+def mirrored(x, generator):
+    return x.flip(3)
+
+
+def test_the_checkpoint_knows_seed_augmentation_and_first_weights(digits, tmp_path):
+    """Otherwise a second training returns the weights of the first."""
+    images, file = digits[:50], tmp_path / "run.checkpoint"
+
+    def train(seed=1, weights=0, augment=mirrored):
+        training.fit(small(weights), images, epochs=1, checkpoint=file, augment=augment,
+                     generator=generator(seed))
+
+    train()
+    train()
+    for options, name in (({"seed": 2}, "generator"), ({"weights": 2}, "weights"),
+                          ({"augment": training.jitter}, "augment"), ({"augment": None}, "augment"),
+                          ({"augment": functools.partial(training.jitter, shift=0)}, "augment")):
+        with pytest.raises(ValueError, match=rf"belongs to another training, with \{{'{name}'"):
+            train(**options)
+
+
+def test_an_augmentation_is_called_the_same_in_every_process():
+    partial = functools.partial(training.jitter, shift=0.1, degrees=3)
+    assert training._name(partial) == "jitter () [('degrees', 3), ('shift', 0.1)]"
+    assert training._name(mirrored) == "mirrored" and training._name(nn.Identity()) == "Identity"
+
+
+def test_a_checkpoint_of_a_gpu_resumes_on_a_cpu(digits, tmp_path, monkeypatch):
+    """Its tensors are labelled as a GPU would label them."""
+    file, options = tmp_path / "run.checkpoint", {"method": "fast", "epochs": 2}
+    whole, _ = trained(digits[:100], **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        with pytest.raises(Killed):
+            trained(digits[:100], checkpoint=file, on_epoch=killed_after(1), **options)
+    assert b"cuda:0" in file.read_bytes()
+    resumed, _ = trained(digits[:100], checkpoint=file, **options)
+    assert same(whole, resumed)
 
 
 def test_batch_norm_learns_its_statistics_from_training_only(digits):
@@ -341,6 +405,7 @@ def test_a_checkpoint_holds_what_auto_became(monkeypatch, tmp_path):
     def train(machine: bool, **options) -> None:
         monkeypatch.setattr(training.runtime, "multiplies_bfloat16", lambda where: machine)
         model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4))
+        training.initialise(model, generator(0))
         training.fit(model, data, epochs=1, checkpoint=tmp_path / "run.checkpoint", **options)
 
     train(True)

@@ -13,11 +13,13 @@ from course_lib import runtime
 from course_lib.ascent import is_fooled
 from course_lib.gradients import (
     Loss,
-    at_once,
     attacking,
+    check_finite,
     check_images,
+    check_logits,
     cross_entropy,
     dlr,
+    forward,
     logits_and_gradient,
     objective,
 )
@@ -75,8 +77,9 @@ def apgd_targeted(
     if targets < 1:
         raise ValueError(f"targets = {targets}: aim at one class at least")
     check_images(model, x, y)
-    with attacking(model), torch.no_grad():
-        logits = torch.cat([model(part) for part in x.split(at_once(x))])
+    with attacking(model):
+        logits = forward(model, x)
+    check_logits(logits, y)
     likely = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
     return _runs(model, x, y, likely[:, :targets].unbind(1), eps=eps, steps=steps, norm=norm,
                  loss=dlr, any_class=True, generator=generator)
@@ -156,22 +159,25 @@ class _Search:
         s, last_review = self, 0
         found, fooled = s.x_t.clone(), torch.zeros_like(s.halved)
         active = torch.arange(len(s.y), device=s.y.device)
+        finite = torch.ones((), dtype=torch.bool, device=s.y.device)
         with attacking(model):
             for t in range(steps + 1):
                 logits, gradient = logits_and_gradient(model, s.x_t, s.y, s.target, loss,
                                                        check=t == 0)
+                finite = finite & logits.isfinite().all()
                 hit = is_fooled(logits, s.y, None if any_class else s.target)
                 if bool(hit.any()):
                     found[active[hit]], fooled[active[hit]] = s.x_t[hit], True
                     s, active = s.keep(~hit), active[~hit]
                     logits, gradient = logits[~hit], gradient[~hit]
                     if not len(active):
-                        return found, fooled
+                        break
                 s.note(objective(logits, s.y, s.target, loss), gradient)
                 if t in reviews(steps):
                     gradient = s.review(gradient, t - last_review)
                     last_review = t
                 s.move(gradient, eps, norm, turn=_TURN if t else 1.0)
+        check_finite(finite)
         found[active] = s.best
         return found, fooled
 

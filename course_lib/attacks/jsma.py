@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from course_lib.gradients import attacking, check_images, check_logits
+from course_lib.gradients import (
+    attacking,
+    check_finite,
+    check_images,
+    check_outputs,
+    finite_or_zero,
+)
 
 # How many image entries go through the model at once, and how many pairs are compared at once.
 _ENTRIES, _PAIRS = 2**20, 2**22
@@ -51,11 +57,10 @@ def jsma(
         raise ValueError(f"max_fraction = {max_fraction}: the share of entries is in (0, 1]")
     if others not in _OTHERS:
         raise ValueError(f"unknown others={others!r}: use one of {', '.join(_OTHERS)}")
-    most = int(max_fraction * x[0].numel())
+    most = int(max_fraction * x[0].numel() + 1e-6)  # int(0.29 * 100) is 28
     size = max(1, _ENTRIES // x[0].numel())
     with attacking(model):
-        with torch.no_grad():
-            check_logits(model(x[:1]).expand(len(x), -1), y, target)
+        check_outputs(model, x, y, target)
         return torch.cat([
             _attack(model, part, t, theta, most, others)
             for part, t in zip(x.detach().split(size), target.split(size), strict=True)
@@ -71,6 +76,7 @@ def _attack(
     while len(active):
         x_t = result[active]
         logits, a, b = _forward_derivative(model, x_t, target[active], others)
+        check_finite(logits.isfinite())
         changed = (x_t != x[active]).flatten(1)
         full = changed.sum(1, keepdim=True) + 2 > most
         # A full image may still finish the entries it has begun.
@@ -100,7 +106,7 @@ def _forward_derivative(
             rest = logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
         (a,) = torch.autograd.grad(chosen.sum(), x, retain_graph=True)
         (b,) = torch.autograd.grad(rest.sum(), x)
-    return logits.detach(), a.nan_to_num(), b.nan_to_num()
+    return logits.detach(), finite_or_zero(a), finite_or_zero(b)
 
 
 def best_pair(u: Tensor, v: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:

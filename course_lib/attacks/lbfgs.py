@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from course_lib.gradients import (
     attacking,
+    check_finite,
     check_images,
     cross_entropy,
     logits_and_gradient,
@@ -254,6 +255,7 @@ def evaluate(
     """One pass: the loss L to be lowered [n], its gradient [n, pixels], who is clearly fooled."""
     loss = any_other if target is None else cross_entropy
     logits, uphill = logits_and_gradient(model, x, y, target, loss, sharp=sharp)
+    check_finite(logits.isfinite())  # a wait for the GPU, like the search for images that are done
     value = -objective(logits * sharp[:, None], y, target, loss)
     return value, -uphill, lead(logits, y, target) > CLEAR * logits.abs().amax(1)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.ascent import Callback, Update, ascend
-from course_lib.gradients import Loss, cross_entropy
+from course_lib.gradients import Loss, check_step_size, cross_entropy
 from course_lib.norms import check_ball, climb, project_box
 
 
@@ -36,6 +36,7 @@ class Ensemble(nn.Module):
 
 def momentum_step(step_size: float, eps: float, norm: str, mu: float) -> Update:
     """The update of Dong et al.: accumulate l1-normalised gradients, then step along their sum."""
+    check_step_size(step_size)
 
     def update(
         x_t: Tensor, gradient: Tensor, x: Tensor, g: Tensor | None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.ascent import Callback, Update, ascend
-from course_lib.gradients import Loss, check_images, cross_entropy
+from course_lib.gradients import Loss, check_images, check_step_size, cross_entropy
 from course_lib.norms import check_ball, climb, project_box, uniform_ball
 
 # An l1 step of PGD moves no pixel by more than a quarter of the step or of the pixel's range. The
@@ -49,10 +49,12 @@ def ifgsm(
 
         x_0 = x,   x_(t+1) = Pi(x_t + alpha * sign(grad_x L(theta, x_t, y)))
 
-    with alpha = eps / steps unless `step_size` says otherwise; towards a target the sign turns.
+    with alpha = eps / steps unless `step_size` says otherwise, the step of Dong et al. Kurakin et
+    al. move one grey level per step: step_size=1/255, steps=min(eps + 4, 1.25 eps) with eps in grey
+    levels. Towards a target the sign turns.
 
     Shape, Raises: as `fgsm`. early_stop, callback: see `course_lib.ascent.ascend`.
-    Reference: Kurakin, Goodfellow, Bengio 2017, section 2.2.
+    Reference: Kurakin, Goodfellow, Bengio 2017, section 2.2; Dong et al. 2018, algorithm 1.
     Lesson: 04.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -62,6 +64,7 @@ def ifgsm(
     """
     check_ball(eps, norm)
     alpha = eps / max(steps, 1) if step_size is None else step_size
+    check_step_size(alpha)
     return ascend(model, x, y, update=gradient_step(repeat(alpha), eps, norm), steps=steps,
                   target=target, loss=loss, early_stop=early_stop, callback=callback).x_adv
 
@@ -102,10 +105,10 @@ def pgd(
     generator = generator or runtime.generator(0)
     if schedule not in ("constant", "halving"):
         raise ValueError(f"unknown schedule {schedule!r}: use \"constant\" or \"halving\"")
-    if schedule == "halving":
-        sizes = halving(eps if step_size is None else step_size, steps)
-    else:
-        sizes = [2.5 * eps / max(steps, 1) if step_size is None else step_size] * steps
+    first = eps if schedule == "halving" else 2.5 * eps / max(steps, 1)
+    first = first if step_size is None else step_size
+    check_step_size(first)
+    sizes = halving(first, steps) if schedule == "halving" else [first] * steps
     x = x_adv = x.detach()
     left = torch.arange(len(x), device=x.device)
     for _ in range(restarts):

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.evolution import problem_generators
-from course_lib.gradients import at_once, attacking, check_images, margin
+from course_lib.gradients import (
+    attacking,
+    check_finite,
+    check_images,
+    check_outputs,
+    forward,
+    margin,
+)
 from course_lib.norms import check_ball, project_box
 from course_lib.norms import norm as size_of
 
@@ -46,10 +53,12 @@ def square(
     """
     check_ball(eps, norm)
     check_images(model, x, y, target)
-    if norm == "l1":
+    if norm not in ("linf", "l2"):
         raise ValueError('square knows the norms "linf" and "l2"')
     if queries < 1:
         raise ValueError(f"queries = {queries}: the attack has to ask at least once")
+    with attacking(model):
+        check_outputs(model, x, y, target)
     propose = _repaint if norm == "linf" else _bump
     x = x.detach()
     luck = _Luck(len(x), x.shape[1], generator or runtime.generator(0))
@@ -72,13 +81,11 @@ def _share(done: float) -> float:
     return _SHARE / 2 ** sum(done > part for part in _HALVINGS)
 
 
-@torch.no_grad()
 def _scores(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """How far each image is beyond the border: above zero where it is fooled. [n]"""
     with attacking(model):
-        logits = torch.cat([model(part) for part in x.split(at_once(x))])
-    if not bool(logits.isfinite().all()):
-        raise ValueError("the model returned NaN or infinite logits: check its weights and input")
+        logits = forward(model, x)
+    check_finite(logits.isfinite())
     return margin(logits, y) if target is None else -margin(logits, target)
 
 
