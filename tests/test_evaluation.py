@@ -7,7 +7,17 @@ import math
 
 import pytest
 import torch
-from strategies import Counting, assert_untouched, generator, trace, trained
+from strategies import (
+    Counting,
+    assert_untouched,
+    convolutional,
+    generator,
+    images,
+    labels,
+    trace,
+    trained,
+    unusual,
+)
 from torch import nn
 
 from course_lib import datasets, evaluation, models, plots
@@ -316,6 +326,65 @@ def test_nothing_to_attack_is_said(digits):
     model, images = digits
     with pytest.raises(ValueError, match="names no image correctly"):
         sanity_checks(model, images.x, (images.y + 1) % 10, eps=0.1, generator=generator())
+
+
+# --- strong -------------------------------------------------------------------------------------
+
+def test_strong_is_the_worst_case_of_four_attacks(small):
+    report = robust_accuracy(small.model, small.x, small.y, "strong", eps=EPS)
+    assert list(report.per_attack) == ["APGD-CE", "APGD-T", "PGD", "Square"]
+    left = list(report.per_attack.values())
+    assert left == sorted(left, reverse=True) and left[-1] == report.robust
+    alone = robust_accuracy(small.model, small.x, small.y, [strong()])
+    assert report.robust <= alone.robust < report.clean
+
+
+def test_strong_needs_an_eps_and_is_the_only_name(small):
+    for attacks, eps in (("strong", None), ("weak", 0.1)):
+        with pytest.raises(ValueError, match='write attacks="strong", eps'):
+            robust_accuracy(small.model, small.x, small.y, attacks, eps=eps)
+
+
+# --- the judge ----------------------------------------------------------------------------------
+
+def test_the_judge_does_not_mind_autocast(small):
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = evaluation.logits(small.model, small.x)
+    assert torch.equal(inside, evaluation.logits(small.model, small.x))
+
+
+def test_tf32_is_off_in_the_judge_and_as_before_after_it(small):
+    class Asked(nn.Module):
+        def forward(self, x):
+            seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+            return small.model(x)
+
+    seen, matmul, cudnn = [], torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = True
+        evaluation.logits(Asked(), small.x)
+        assert seen == [(False, False)] and matmul.allow_tf32 and cudnn.allow_tf32
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def test_a_logit_that_is_nan_is_never_a_class(small):
+    sick = Wrapped(small.model, after=lambda z: z.index_fill(1, torch.tensor([1]), torch.nan))
+    with pytest.raises(ValueError, match="NaN or infinite logits"):
+        evaluation.fooled(sick, small.x, small.y)
+
+
+def test_shares_are_exact():
+    x, y = torch.eye(10).view(10, 1, 1, 10), torch.arange(10)
+    assert evaluation.accuracy(nn.Flatten(), x, torch.where(y < 3, (y + 1) % 10, y)) == 0.7
+
+
+def test_a_measurement_leaves_each_modules_mode_alone(small):
+    model = unusual(convolutional())
+    x, before = images(), [m.training for m in model.modules()]
+    measure("FGSM", functools.partial(fgsm, eps=0.1), model, x, labels(convolutional(), x))
+    assert [m.training for m in model.modules()] == before
 
 
 # --- scoreboard ---------------------------------------------------------------------------------
