@@ -36,7 +36,6 @@ class Ensemble(nn.Module):
 
 def momentum_step(step_size: float, eps: float, norm: str, mu: float) -> Update:
     """The update of Dong et al.: accumulate l1-normalised gradients, then step along their sum."""
-    check_step_size(step_size)
 
     def update(
         x_t: Tensor, gradient: Tensor, x: Tensor, g: Tensor | None
@@ -76,5 +75,6 @@ def mifgsm(
     if not mu >= 0:
         raise ValueError(f"mu = {mu}: the decay factor must be >= 0 (the paper uses 1)")
     alpha = eps / max(steps, 1) if step_size is None else step_size
+    check_step_size(alpha)
     return ascend(model, x, y, update=momentum_step(alpha, eps, norm, mu), steps=steps,
                   target=target, loss=loss, early_stop=early_stop, callback=callback).x_adv
