@@ -21,6 +21,7 @@ from torch import nn
 from course_lib.attacks import apgd, apgd_targeted, pgd
 from course_lib.attacks.apgd import _Search, reviews
 from course_lib.evaluation import fooled, robust_accuracy
+from course_lib.gradients import cross_entropy
 from course_lib.norms import dual, norm
 
 EPS = {"linf": 0.06, "l2": 0.35}
@@ -101,6 +102,37 @@ def test_what_is_fooled_leaves_and_restarts_lose_nothing():
     once, often = (fooled(s.model, apgd(s.model, s.x, s.y, eps=0.05, steps=8, restarts=n), s.y)
                    for n in (1, 4))
     assert (often | ~once).all() and often.sum() >= once.sum() > 0
+
+
+def test_what_is_not_fooled_comes_back_at_its_best_point():
+    s, went_down = trained(), 0
+    for i in range(40):
+        x, y, seen = s.x[i:i + 1], s.y[i:i + 1], []
+
+        class Spy(nn.Module):
+            def forward(self, x, y=y, seen=seen):
+                logits = s.model(x)
+                seen.append(cross_entropy(logits, y).item())
+                return logits
+
+        x_adv = apgd(Spy(), x, y, eps=0.06, steps=4)
+        if not fooled(s.model, x_adv, y).item():
+            with torch.no_grad():
+                assert cross_entropy(s.model(x_adv), y).item() == pytest.approx(max(seen))
+            went_down += seen[-1] < max(seen) * (1 - 1e-4)
+    assert went_down > 0  # for some the last point is not the best
+
+
+def test_targets_are_only_a_way_to_any_wrong_class():
+    """The likely class 1 never leads; class 2 does where a pixel is above 0.6."""
+    class Passing(nn.Module):
+        def forward(self, x):
+            d = x.flatten(1)[:, 0] - 0.5
+            return torch.stack([0 * d, 2 * d - 1, 20 * d - 2], 1)
+
+    x, y = torch.full((40, 1, 1, 1), 0.5), torch.zeros(40, dtype=torch.int64)
+    x_adv = apgd_targeted(Passing(), x, y, eps=0.2, steps=10, targets=1)
+    assert fooled(Passing(), x_adv, y).sum() >= 5  # those that start there
 
 
 def search(**values: list[float]) -> _Search:

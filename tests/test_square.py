@@ -17,7 +17,7 @@ from strategies import (
 from torch import nn
 
 from course_lib.attacks import square
-from course_lib.attacks.square import _profile, _share
+from course_lib.attacks.square import _Luck, _profile, _share
 from course_lib.evaluation import fooled
 from course_lib.gradients import margin
 from course_lib.norms import norm
@@ -82,6 +82,12 @@ def test_each_image_has_squares_of_its_own(name):
                                together[:3], rtol=0, atol=1e-9)
     twins = square(model, x[[0, 0]], y[[0, 0]], eps=EPS[name] / 10, queries=4, norm=name)
     assert not torch.equal(twins[0], twins[1])
+
+
+def test_luck_stays_with_its_image_when_others_leave():
+    together, alone = (_Luck(3, 1, torch.Generator().manual_seed(0)) for _ in range(2))
+    for _ in range(2):
+        assert torch.equal(together.of(torch.arange(3))[2:], alone.of(torch.tensor([2])))
 
 
 def test_what_is_fooled_asks_no_more():
