@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,19 +25,7 @@ from torch import nn
 from course_lib import datasets, device, generator, models, runtime
 from course_lib.attacks.one_pixel import corner_search, paint, search
 from course_lib.datasets import Images
-from course_lib.evaluation import fooled, predict
-
-
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a rate, in %, after Wilson.
-
-    >>> [round(end) for end in wilson(29, 100)]
-    [21, 39]
-    """
-    middle, share = z * z / (2 * n), hits / n
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low, high = ((share + middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-    return 100 * max(low, 0.0), 100 * min(high, 1.0)
+from course_lib.evaluation import fooled, predict, wilson
 
 
 def outcome(
@@ -66,7 +53,8 @@ def outcome(
 def summary(outcomes: Sequence[dict]) -> dict:
     """Rates with their intervals, and the mean number of queries."""
     n, hits = len(outcomes), sum(o["fooled"] for o in outcomes)
-    result = {"attacks": n, "success": 100 * hits / n, "interval": wilson(hits, n),
+    result = {"attacks": n, "success": 100 * hits / n,
+              "interval": [100 * end for end in wilson(hits, n)],
               "mean_queries": sum(o["queries"] for o in outcomes) / n}
     if all("corners" in o for o in outcomes):
         result["success_of_corners"] = 100 * sum(o["corners"] for o in outcomes) / n

