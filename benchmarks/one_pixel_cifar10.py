@@ -125,14 +125,12 @@ def chosen(
     if of:
         order = order[test.y[order] == datasets.CIFAR10.index(of)]
     order = order[:2 * images]
-    drawn = test[order].to(device())
-    x = drawn.x.float() / 255
-    right = ~fooled(model, x, drawn.y)
+    drawn = test[order].floats().to(device())
+    right = ~fooled(model, drawn.x, drawn.y)
     places = right.nonzero().squeeze(1)[:images].tolist()
     if len(places) < images:
         raise ValueError(f"only {len(places)} images are named correctly: ask for fewer than that")
-    return [(int(order[i]), Images(x[i:i + 1].contiguous(), drawn.y[i:i + 1], drawn.classes))
-            for i in places]
+    return [(int(order[i]), drawn[i:i + 1]) for i in places]
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def again(name: str, folder: str | None) -> str:
 def _rows(name: str, folder: str | None) -> list[str]:
     """The table, line by line: nothing, then each radius with each attack."""
     model, test = models.load(name), images_of(name, folder, "test").to(runtime.device())
-    right = sum(accuracy(model, part.x, part.y) * len(part) for part in map(_floats, _slices(test)))
+    right = sum(accuracy(model, part.floats().x, part.y) * len(part) for part in _slices(test))
     rows = [_row("0", "none", round(right), len(test))]
     for radius, images in RADII[name.split("_")[0]].items():
         counts = _standing(name, model, test[:images], radius)
@@ -108,11 +108,6 @@ def _slices(images: Images) -> list[Images]:
     return [images[i:i + SLICE] for i in range(0, len(images), SLICE)]
 
 
-def _floats(images: Images) -> Images:
-    bytes_ = images.x.dtype == torch.uint8
-    return Images(images.x.float() / 255, images.y, images.classes) if bytes_ else images
-
-
 def _standing(name: str, model: nn.Module, images: Images, radius: str) -> dict[str, int]:
     """How many images still have their name after each attack, and of how many."""
     file = MEASURED / f"{name}.json"
@@ -121,7 +116,7 @@ def _standing(name: str, model: nn.Module, images: Images, radius: str) -> dict[
     for i, part in enumerate(_slices(images)):
         key = f"{_digest(models.WEIGHTS / f'{name}.safetensors')} {radius} {i * SLICE} {len(part)}"
         if key not in known:
-            known[key] = _survivors(model, _floats(part), float(Fraction(radius)))
+            known[key] = _survivors(model, part.floats(), float(Fraction(radius)))
             runtime.write_json(file, known)
             print(f"{name}, {radius}, images {i * SLICE} to {i * SLICE + len(part) - 1}: "
                   f"{known[key]}", flush=True)

@@ -81,6 +81,10 @@ class Images:
         """The same images on another device."""
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
+    def floats(self) -> Images:
+        """The same images as float32 in [0, 1]."""
+        return replace(self, x=self.x.float() / 255) if self.x.dtype == torch.uint8 else self
+
     @property
     def names(self) -> list[str]:
         """The class name of each image."""
