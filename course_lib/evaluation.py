@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.attacks import apgd, apgd_targeted, fgsm, pgd, square
-from course_lib.gradients import at_once, attacking, check_finite, check_images, input_gradient
+from course_lib.gradients import attacking, check_finite, check_images, forward, input_gradient
 from course_lib.norms import check_ball, norm, project_box, uniform_ball
 
 Attack = Callable[..., Tensor]
@@ -34,17 +34,15 @@ class Prediction(NamedTuple):
     confidence: Tensor
 
 
-@torch.no_grad()
-def logits(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
+def logits(model: nn.Module, x: Tensor) -> Tensor:
     """Logits [n, classes] of images [n, channels, rows, columns], in float32, batch by batch.
 
     Whatever surrounds the call: no autocast, and none of the shorter numbers that GPUs multiply
     in when they may (TF32).
     Raises: ValueError for a logit that is NaN or infinite: its largest class means nothing.
     """
-    size = batch_size or min(_batch(x), at_once(x))
     with attacking(model), _full_precision(x.device):
-        found = torch.cat([model(part).float() for part in x.split(size)])
+        found = torch.cat([forward(model, part).float() for part in x.split(_batch(x))])
     check_finite(found.isfinite())
     return found
 

@@ -149,3 +149,16 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.sizes.append(len(x))
         return self.model(x)
+
+
+class Small(Counting):
+    """A network on a GPU whose memory holds only so many images."""
+
+    def __init__(self, model: nn.Module, holds: int) -> None:
+        super().__init__(model)
+        self.holds = holds
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.holds:
+            raise torch.OutOfMemoryError(f"{len(x)} images")
+        return super().forward(x)

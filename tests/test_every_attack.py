@@ -6,9 +6,10 @@ import functools
 
 import pytest
 import torch
-from strategies import convolutional, images, labels
+from strategies import Small, convolutional, images, labels
 from torch import Tensor, nn
 
+from course_lib import evaluation
 from course_lib.attacks import fgsm, ifgsm, jsma, lbfgs, mifgsm, one_pixel, pgd
 from course_lib.attacks.one_pixel import corner_search
 
@@ -140,3 +141,15 @@ STEPPING = {"ifgsm": ifgsm, "pgd": pgd, "mifgsm": mifgsm}
 def test_bad_step_sizes(attack, step_size):
     with pytest.raises(ValueError, match=r"step_size = .*: use a finite number >= 0"):
         attack(MODEL, X, Y, eps=0.1, step_size=step_size)
+
+
+@every_attack
+def test_a_batch_too_large_for_the_memory_is_halved(attack):
+    small = Small(MODEL, 2)
+    # L-BFGS builds on each rounding.
+    torch.testing.assert_close(attack(small, X, Y), attack(MODEL, X, Y), rtol=0, atol=1e-3)
+    assert small.sizes
+
+
+def test_the_judge_halves_it_too():
+    torch.testing.assert_close(evaluation.logits(Small(MODEL, 2), X), evaluation.logits(MODEL, X))

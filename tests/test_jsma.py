@@ -99,7 +99,7 @@ def test_pairs_of_a_photograph_without_the_square_of_its_pixels():
 
 @pytest.mark.parametrize("others", ["all", "likely"])
 def test_slopes_are_rows_of_the_jacobian(others):
-    logits, a, b = _forward_derivative(MODEL, X, TARGET, others)
+    logits, a, b = _forward_derivative(MODEL, others, X, TARGET)
     for i in range(len(X)):
         jacobian = torch.autograd.functional.jacobian(lambda z: MODEL(z[None])[0], X[i])
         rest = [k for k in range(4) if k != TARGET[i]]

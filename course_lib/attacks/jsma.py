@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from course_lib.gradients import (
     check_images,
     check_outputs,
     finite_or_zero,
+    in_parts,
 )
 
 # How many image entries go through the model at once, and how many pairs are compared at once.
@@ -75,7 +77,7 @@ def _attack(
     sign = math.copysign(1, theta)
     while len(active):
         x_t = result[active]
-        logits, a, b = _forward_derivative(model, x_t, target[active], others)
+        logits, a, b = in_parts(partial(_forward_derivative, model, others), x_t, target[active])
         check_finite(logits.isfinite())
         changed = (x_t != x[active]).flatten(1)
         full = changed.sum(1, keepdim=True) + 2 > most
@@ -90,7 +92,7 @@ def _attack(
 
 
 def _forward_derivative(
-    model: nn.Module, x: Tensor, target: Tensor, others: str
+    model: nn.Module, others: str, x: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, the slope a of the target and the slope b of all others, from two backward passes.
 

@@ -20,7 +20,7 @@ from course_lib.evolution import (
     differential_evolution,
     problem_generators,
 )
-from course_lib.gradients import attacking, check_finite, check_images, check_outputs
+from course_lib.gradients import attacking, check_finite, check_images, check_outputs, in_parts
 
 # Candidates go through the model in batches of about so many image entries.
 _BATCH_ENTRIES = 2**20
@@ -144,11 +144,11 @@ def _objective(
 
 def _candidate_logits(model: nn.Module, image: Tensor, genes: Tensor) -> Tensor:
     """Logits [m, classes] of m candidates, genes [m, G], for one image."""
+    def painted(part: Tensor) -> tuple[Tensor]:
+        return (model(paint(image.expand(len(part), -1, -1, -1), part)).float(),)
+
     batch = max(1, _BATCH_ENTRIES // image.numel())
-    return torch.cat([
-        model(paint(image.expand(len(part), -1, -1, -1), part)).float()
-        for part in genes.split(batch)
-    ])
+    return torch.cat([in_parts(painted, part)[0] for part in genes.split(batch)])
 
 
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
