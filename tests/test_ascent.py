@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from strategies import (
     PROPERTY,
     Counting,
+    Small,
     assert_untouched,
     convolutional,
     generator,
