@@ -301,6 +301,13 @@ def test_gradients_that_mislead_are_found_by_who_needs_none(digits):
     assert "gradients are not zero" not in failed(report)
 
 
+@pytest.mark.slow
+def test_the_robust_network_is_partly_masked():
+    images = datasets.mnist("test")[200:220]
+    report = sanity_checks(models.load("mnist_cnn_robust", "cpu"), images.x, images.y, eps=0.3)
+    assert failed(report) == {"black box finds nothing that white box missed"}, report
+
+
 @pytest.mark.parametrize(("attack", "check", "suspicion"), [
     (lambda model, x, y, eps, norm: fgsm(model, x, y, eps=0.15),
      "eps = 0 changes nothing", "ignores eps"),
