@@ -15,6 +15,7 @@ import json
 import platform
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ _ATTACKS = {
     "APGD-CE": "APGD-CE, 100 steps",
     "APGD-T": "then APGD-T, 50 steps, 9 targets",
     "halving": "then PGD-50, 5 starts, falling step",
-    "Square": "then Square, 1,000 queries: **strong**",
+    "strong": "then Square, 1,000 queries: **strong**",
     "saved": "strong, saved with 8 bits",
 }
 
@@ -87,6 +88,36 @@ def again(name: str, folder: str | None) -> str:
     return write(name, card.split("- Measured:")[0].split("\n| ")[0].rstrip("\n") + "\n", folder)
 
 
+class Line(NamedTuple):
+    """One line of a card: how many images, the accuracy and its 95 % interval, all three in %."""
+
+    images: int
+    accuracy: float
+    low: float
+    high: float
+
+
+def read(name: str) -> dict[tuple[str, str], Line]:
+    """What a card says, by radius and attack: ("0", "none"), ("8/255", "PGD"), ("8/255", "strong").
+
+    Also "APGD-CE", "APGD-T", "halving" and "saved", see the card. Empty without a table.
+    Lesson: 07.
+
+    >>> read("mnist_cnn")["0", "none"].images
+    1000
+    """
+    keys = {words: attack for attack, words in _ATTACKS.items()} | {"none": "none"}
+    lines = {}
+    for row in (models.WEIGHTS / f"{name}.md").read_text().splitlines():
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        if len(cells) == 5 and cells[1] in keys:
+            radius, attack, images, accuracy, interval = cells
+            low, high = map(float, interval.split(" to "))
+            lines[radius, keys[attack]] = Line(
+                int(images.replace(",", "")), float(accuracy.rstrip("%")), low, high)
+    return lines
+
+
 def _rows(name: str, folder: str | None) -> list[str]:
     """The table, line by line: nothing, then each radius with each attack."""
     model, test = models.load(name), images_of(name, folder, "test").to(runtime.device())
@@ -129,10 +160,11 @@ def _survivors(model: nn.Module, images: Images, eps: float) -> dict[str, int]:
     plain = functools.partial(pgd, eps=eps, steps=50, restarts=10, step_size=eps / 4)
     weak = robust_accuracy(model, images.x, images.y, {"PGD": plain})
     strong = robust_accuracy(model, images.x, images.y, "strong", eps=eps)
-    shares = {"PGD": weak.robust, "saved": strong.robust_8bit,
-              **{"halving" if attack == "PGD" else attack: left
-                 for attack, left in strong.per_attack.items()}}
-    return {attack: round(shares[attack] * len(images)) for attack in _ATTACKS}
+    left = strong.per_attack
+    shares = (weak.robust, left["APGD-CE"], left["APGD-T"], left["PGD"], strong.robust,
+              strong.robust_8bit)
+    return {attack: round(share * len(images))
+            for attack, share in zip(_ATTACKS, shares, strict=True)}
 
 
 def _digest(file: Path) -> str:

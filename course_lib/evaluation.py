@@ -424,8 +424,8 @@ def sanity_checks(
     from which attacks are transferred. queries: predictions for Square, the black box, per image
     that `attack` does not fool; Square has no l1 version.
     slack: the share of images by which chance may tip a comparison. Square gets none: an image that
-    it fools, and the white box did not, shows that the white box misses something. generator: of all random
-    numbers here, by default a fresh one with seed 0.
+    it fools, and the white box did not, shows that the white box misses something.
+    generator: of all random numbers here, by default a fresh one with seed 0.
     Raises: ValueError for bad images, or when the model names none of them correctly.
     Reference: Carlini et al. 2019, section 5; Athalye, Carlini, Wagner 2018, section 3.1.
     Lesson: 04.

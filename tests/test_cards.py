@@ -55,6 +55,10 @@ def test_a_card_says_how_the_weights_were_made_and_what_they_withstand():
     assert n == "20" and 0 < strong.robust < 1
     assert abs(float(found.rstrip("%")) - 100 * strong.robust) <= 5  # each slice draws afresh
     assert low < float(found.rstrip("%")) < high
+    assert cards.read("mnist_mlp")["0.05", "strong"] == (
+        20, float(found.rstrip("%")), low, high)
+    assert set(cards.read("mnist_mlp")) == {("0", "none"), *(
+        (radius, attack) for radius in ("0.05", "0.3") for attack in cards._ATTACKS)}
     assert rows()["0 none"][0] == "40" and len(rows()) == 1 + 2 * 6
 
 
