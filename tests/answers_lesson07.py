@@ -1,0 +1,509 @@
+"""What people answer to the exercises of lesson 07."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from course_lib import norms
+from course_lib.attacks import fgsm, ifgsm, pgd
+from course_lib.gradients import input_gradient
+
+WRONG: dict[str, list] = {}
+RIGHT: dict[str, list] = {}
+
+
+# --- 7.1 ----------------------------------------------------------------------------------------
+
+def _margin(w, b, x, y):
+    return y * (x @ w + b)
+
+
+def _taken(amount):
+    return lambda w, b, x, y, eps: _margin(w, b, x, y) - amount(w, eps)
+
+
+def _moved(w, b, x, y, eps):
+    x_adv = x - eps * y[:, None] * w.sign()
+    return y * (x_adv @ w + b)
+
+
+def _moved_without_label(w, b, x, y, eps):
+    return _margin(w, b, x - eps * w.sign(), y)
+
+
+def _corners(w, b, x, y, eps):
+    moves = torch.tensor(list(itertools.product((-eps, eps), repeat=len(w))))
+    return torch.stack([_margin(w, b, x + move, y) for move in moves]).amin(0)
+
+
+def _point_by_point(w, b, x, y, eps):
+    rows = [label * ((w * point).sum() + b) - eps * norms.norm(w[None], "l1")[0]
+            for point, label in zip(x, y, strict=True)]
+    return torch.stack(rows)
+
+
+def _by_gradient(w, b, x, y, eps):
+    x_free = x.clone().requires_grad_()
+    _margin(w, b, x_free, y).sum().backward()
+    return _margin(w, b, x - eps * x_free.grad.sign(), y).detach()
+
+
+def _in_the_callers_x(w, b, x, y, eps):
+    x -= eps * y[:, None] * w.sign()
+    return _margin(w, b, x, y)
+
+
+_RIGHT = _taken(lambda w, eps: eps * w.abs().sum())
+
+WRONG["7.1"] = [
+    (lambda w, b, x, y, eps: _margin(w, b, x, y), "eps is not used"),
+    (_taken(lambda w, eps: -eps * w.abs().sum()), "best case for the network"),
+    (_taken(lambda w, eps: eps * w.norm()), "l_2 norm of w"),
+    (_taken(lambda w, eps: eps * w.abs().max()), "l_inf norm of w"),
+    (lambda w, b, x, y, eps: y * (x @ w + b - eps * w.abs().sum()), "multiplied by y"),
+    (_moved_without_label, "multiplied by y"),
+    (lambda w, b, x, y, eps: x @ w + b - eps * w.abs().sum(), "label is missing"),
+    (lambda w, b, x, y, eps: x @ w + b, "label and eps are missing"),
+    (_taken(lambda w, eps: eps * w.sum().abs()), "|sum of w|"),
+    (_taken(lambda w, eps: eps * w.sum()), "with its signs"),
+    (_taken(lambda w, eps: eps * w.abs().mean()), "mean of |w|"),
+    (_taken(lambda w, eps: w.abs().sum()), "not multiplied by eps"),
+    (_taken(lambda w, eps: 2 * eps * w.abs().sum()), "counts twice"),
+    (_taken(lambda w, eps: 0.2 * w.abs().sum()), "for eps = 0.5"),
+    (_taken(lambda w, eps: eps * (w[0].abs() + w[1].abs())), "five coordinates"),
+    (lambda w, b, x, y, eps: _RIGHT(w, 0 * b, x, y, eps), "bias b is missing"),
+    (lambda w, b, x, y, eps: _RIGHT(w, 0, x, y, eps) + b, "not multiplied by the label"),
+    (lambda w, b, x, y, eps: _margin(w, b, x, y) - eps * (w.abs().sum() + b.abs()),
+     "among the weights"),
+    (lambda *given: -_RIGHT(*given), "turned round"),
+    (lambda *given: _RIGHT(*given).clamp_min(0), "cut off at 0"),
+    (lambda *given: F.softplus(-_RIGHT(*given)), "the loss of the worst margin"),
+    (lambda *given: _RIGHT(*given).mean(), "one number for all points"),
+    (lambda *given: _RIGHT(*given).min().item(), "one number for all points"),
+    (lambda w, b, x, y, eps: _margin(w, b, x, y)[:, None] - eps * w.abs(), "per coordinate"),
+    (lambda w, b, x, y, eps: _RIGHT(w, b, x, y, eps)[:, None], "have shape (5, 1)"),
+    (lambda *given: _RIGHT(*given) - _RIGHT(*given).mean(), "the worst margin at index"),
+    (lambda w, b, x, y, eps: None, "returns nothing"),
+    (_in_the_callers_x, "changes x in place"),
+]
+RIGHT["7.1"] = [_RIGHT, _moved, _corners, _point_by_point, _by_gradient]
+
+
+# --- 7.2 ----------------------------------------------------------------------------------------
+
+def _trains(
+    images=lambda x, x_adv: x_adv, labels=lambda model, x, y: y, reduction="mean", sign=1,
+    attack_labels=lambda model, x, y: y, zero=("after attack",), backward=True, steps=1,
+    mode=None, leave=lambda model: None, gives=lambda loss, model, x, y: loss.item(),
+):
+    """A training step with one part exchanged."""
+    def fn(model, optimizer, attack, x, y):
+        if "first" in zero:
+            optimizer.zero_grad()
+        x_adv = attack(model, x, attack_labels(model, x, y))
+        if "after attack" in zero:
+            optimizer.zero_grad()
+        if mode is not None:
+            model.train(mode)
+        loss = sign * F.cross_entropy(model(images(x, x_adv)), labels(model, x, y),
+                                      reduction=reduction)
+        if backward:
+            loss.backward()
+        for _ in range(steps):
+            optimizer.step()
+        if "last" in zero:
+            optimizer.zero_grad()
+        leave(model)
+        return gives(loss, model, x_adv if images(0, 1) else x, y)
+    return fn
+
+
+def _predicted(model, x, y):
+    return model(x).argmax(1)
+
+
+def _own_update(model, optimizer, attack, x, y):
+    loss = F.cross_entropy(model(attack(model, x, y)), y)
+    optimizer.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= 0.3 * p.grad
+    return loss.item()
+
+
+def _attack_last(model, optimizer, attack, x, y):
+    loss = F.cross_entropy(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return F.cross_entropy(model(attack(model, x, y)), y).item()
+
+
+def _own_attack(model, optimizer, attack, x, y):
+    return _trains()(model, optimizer, lambda m, x, y: fgsm(m, x, y, eps=0.1), x, y)
+
+
+def _step_before_backward(model, optimizer, attack, x, y):
+    loss = F.cross_entropy(model(attack(model, x, y)), y)
+    optimizer.zero_grad()
+    optimizer.step()
+    loss.backward()
+    return loss.item()
+
+
+def _both(weight_clean):
+    def fn(model, optimizer, attack, x, y):
+        x_adv = attack(model, x, y)
+        loss = F.cross_entropy(model(x_adv), y) + weight_clean * F.cross_entropy(model(x), y)
+        if weight_clean == 1:
+            loss = loss / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+    return fn
+
+
+def _summed_then_both(model, optimizer, attack, x, y):
+    x_adv = attack(model, x, y)
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    loss = F.cross_entropy(model(x_adv), y)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def _frozen(model, optimizer, attack, x, y):
+    model.requires_grad_(False)
+    x_adv = attack(model, x, y)
+    return _trains()(model, optimizer, lambda *_: x_adv, x, y)
+
+
+def _without_gradients(model, optimizer, attack, x, y):
+    with torch.no_grad():
+        return _trains()(model, optimizer, attack, x, y)
+
+
+def _in_the_callers_batch(model, optimizer, attack, x, y):
+    x += attack(model, x, y) - x
+    return _trains()(model, optimizer, attack, x, y)
+
+
+def _eval_then_train(model, optimizer, attack, x, y):
+    loss = _trains(mode=False)(model, optimizer, attack, x, y)
+    model.train()
+    return loss
+
+
+def _on_a_copy(model, optimizer, attack, x, y):
+    return _trains()(copy.deepcopy(model), optimizer, attack, x, y)
+
+
+WRONG["7.2"] = [
+    (_trains(images=lambda x, x_adv: x), "trained on the clean images"),
+    (_trains(zero=()), "gradients are not zeroed"),
+    (_trains(zero=("first",)), "the gradient that the attack left"),
+    (_trains(zero=("last",)), "the gradient that the attack left"),
+    (_trains(steps=0), "optimizer.step() is never called"),
+    (_trains(steps=2), "called 2 times"),
+    (_trains(backward=False), "there were no gradients"),
+    (_step_before_backward, "there were no gradients"),
+    (_own_update, "without optimizer.step()"),
+    (_trains(reduction="sum"), "the sum over the batch"),
+    (_attack_last, "after optimizer.step()"),
+    (_own_attack, "never called"),
+    (_trains(attack_labels=_predicted), "other labels than y"),
+    (_trains(labels=_predicted), "labels that the network predicts"),
+    (_trains(labels=lambda model, x, y: (y + 1) % 3), "vector of all weights"),
+    (_trains(sign=-1), "goes uphill"),
+    (_both(1), "a mean over clean and attacked"),
+    (_summed_then_both, "the clean images is added"),
+    (_both(0.5), "vector of all weights"),
+    (_trains(leave=lambda model: model.eval()), "left in eval mode"),
+    (_trains(mode=False), "left in eval mode"),
+    (_eval_then_train, "computed in eval mode"),
+    (_trains(leave=lambda model: model.requires_grad_(False)), "frozen after the step"),
+    (_frozen, "requires_grad is False when the loss is computed"),
+    (_without_gradients, "torch.no_grad()"),
+    (_in_the_callers_batch, "changes x in place"),
+    (_on_a_copy, "there were no gradients"),
+    (_trains(gives=lambda loss, *_: loss), "gradient graph"),
+    (_trains(gives=lambda loss, *_: None), "returns nothing"),
+    (_trains(gives=lambda loss, *_: str(loss)), "yours is a str"),
+    (_trains(gives=lambda loss, model, x, y: loss.item() * len(y)), "the sum over the batch"),
+    (_trains(gives=lambda loss, *_: -loss.item()), "wrong sign"),
+    (_trains(gives=lambda loss, m, x, y: F.cross_entropy(m(x), y).item()), "loss after the step"),
+    (_trains(gives=lambda loss, m, x, y: F.cross_entropy(m(x), y, reduction="none").detach()),
+     "yours has shape (5,)"),
+    (_trains(gives=lambda loss, *_: 1.0), "the losses that two steps return"),
+]
+
+
+def _logs_the_clean_loss(model, optimizer, attack, x, y):
+    loss = F.cross_entropy(model(x), y).item()
+    assert loss > 0
+    model.eval()
+    x_adv = attack(model, x, y)
+    model.train()
+    return _trains()(model, optimizer, lambda *_: x_adv, x, y)
+
+
+def _by_hand(model, optimizer, attack, x, y):
+    x_adv = attack(model, x, y)
+    log_p = model(x_adv).log_softmax(1)
+    loss = -log_p[torch.arange(len(y)), y].mean()
+    weights = list(model.parameters())
+    for p, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+        p.grad = gradient
+    optimizer.step()
+    return loss.detach()
+
+
+def _freezes_for_the_attack(model, optimizer, attack, x, y):
+    model.requires_grad_(False)
+    x_adv = attack(model, x, y)
+    model.requires_grad_(True)
+    return _trains()(model, optimizer, lambda *_: x_adv, x, y)
+
+
+def _model_zero_grad(model, optimizer, attack, x, y):
+    with torch.no_grad():
+        x_adv = attack(model, x, y)
+    model.train()
+    loss = torch.nn.CrossEntropyLoss()(model(x_adv), y)
+    model.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach().numpy()[()]
+
+
+RIGHT["7.2"] = [_trains(), _logs_the_clean_loss, _by_hand, _freezes_for_the_attack,
+                _model_zero_grad, _trains(zero=("first", "after attack", "last"))]
+
+
+# --- 7.3 ----------------------------------------------------------------------------------------
+
+def _to_ball_and_box(x_adv, x, eps):
+    return torch.max(torch.min(x_adv, x + eps), x - eps).clamp(0, 1)
+
+
+def _random_start(x, eps):
+    return (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+
+
+def _climbs(
+    size=lambda eps, steps: 2.5 * eps / steps, start=lambda x, eps: x, project=_to_ball_and_box,
+    gradient=input_gradient, direction=torch.sign, count=lambda steps: steps,
+    origin=lambda x, x_adv: x_adv, at=lambda x, x_adv: x_adv,
+):
+    """The loop, with one part exchanged."""
+    def fn(model, x, y, eps, steps):
+        x_adv = start(x, eps)
+        for _ in range(count(steps)):
+            step = size(eps, steps) * direction(gradient(model, at(x, x_adv), y))
+            x_adv = project(origin(x, x_adv) + step, x, eps)
+        return x_adv
+    return fn
+
+
+def _whole_batch(gradient):
+    return gradient / gradient.abs().max()
+
+
+def _each_image(gradient):
+    return gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
+
+
+def _one_gradient(model, x, y, eps, steps):
+    x_adv, gradient = x, input_gradient(model, x, y)
+    for _ in range(steps):
+        x_adv = _to_ball_and_box(x_adv + 2.5 * eps / steps * gradient.sign(), x, eps)
+    return x_adv
+
+
+def _in_the_image(model, x, y, eps, steps):
+    clean = x.clone()
+    for _ in range(steps):
+        x += 2.5 * eps / steps * input_gradient(model, x, y).sign()
+        x.copy_(_to_ball_and_box(x, clean, eps))
+    return x
+
+
+def _leaves_gradients(model, x, y):
+    x = x.clone().requires_grad_()
+    F.cross_entropy(model(x), y).backward()
+    return x.grad
+
+
+def _labels_of_the_network(model, x, y):
+    return input_gradient(model, x, model(x).argmax(1))
+
+
+WRONG["7.3"] = [
+    (_climbs(size=lambda eps, steps: 2.5 * eps // steps), "still zero"),
+    (_climbs(size=lambda eps, steps: int(2.5 * eps / steps)), "still zero"),
+    (_climbs(size=lambda eps, steps: 2.5 * eps // steps, start=_random_start),
+     "steps are still zero"),
+    (lambda model, x, y, eps, steps: _random_start(x, eps), "never asked"),
+    (_climbs(project=lambda x_adv, x, eps: x_adv.clamp(0, 1)), "leaves the ball"),
+    (_climbs(project=lambda x_adv, x, eps: x_adv.clamp(-eps, eps).clamp(0, 1)), "leaves the ball"),
+    (lambda *given: _climbs()(*given[:3], 2 * given[3], given[4]), "leaves the ball"),
+    (_climbs(project=lambda x_adv, x, eps: torch.clamp(x_adv, x - eps, x + eps)),
+     "leaves [0, 1] on"),
+    (_climbs(project=lambda x_adv, x, eps: torch.clamp(x_adv, x - eps, x + eps),
+             gradient=lambda model, x, y: input_gradient(model, x.clamp(0, 1), y)),
+     "leaves [0, 1]:"),
+    (_climbs(size=lambda eps, steps: -2.5 * eps / steps), "check the sign"),
+    (_climbs(count=lambda steps: 1), "only one step"),
+    (_one_gradient, "only one step"),
+    (lambda model, x, y, eps, steps: fgsm(model, x, y, eps=eps), "only one step"),
+    (_climbs(at=lambda x, x_adv: x), "at the same point"),
+    (_climbs(origin=lambda x, x_adv: x), "no more than one step"),
+    (_climbs(origin=lambda x, x_adv: x, start=_random_start), "no more than one step"),
+    (_climbs(count=lambda steps: 10), "equally often"),
+    (_climbs(size=lambda eps, steps: 2.5 * eps), "too long"),
+    (_climbs(size=lambda eps, steps: 2.5 * eps, start=_random_start), "too long"),
+    (_climbs(size=lambda eps, steps: eps / 20), "the library's pgd"),
+    (_climbs(direction=lambda gradient: gradient), "no more than one step"),
+    (_climbs(direction=lambda gradient: gradient, start=_random_start), "the library's pgd"),
+    (_climbs(direction=_whole_batch, size=lambda eps, steps: eps), "other images"),
+    (_climbs(gradient=_labels_of_the_network), "not the model's own prediction"),
+    (_climbs(gradient=_leaves_gradients), "gradients are left"),
+    (_in_the_image, "changes x in place"),
+    (lambda model, x, y, eps, steps: None, "returns nothing"),
+]
+
+
+def _delta(model, x, y, eps, steps):
+    r = torch.zeros_like(x)
+    for _ in range(steps):
+        r = r + 2.5 * eps / steps * input_gradient(model, x + r, y).sign()
+        r = (x + r.clamp(-eps, eps)).clamp(0, 1) - x
+    return x + r
+
+
+def _image_by_image(model, x, y, eps, steps):
+    return torch.cat([_climbs(start=_random_start)(model, x[i:i + 1], y[i:i + 1], eps, steps)
+                      for i in range(len(x))])
+
+
+def _numpy_start(x, eps):
+    noise = np.random.uniform(-eps, eps, x.shape)  # noqa: NPY002
+    return (x + torch.tensor(noise, dtype=x.dtype)).clamp(0, 1)
+
+
+def _corner_start(x, eps):
+    return (x + eps * torch.randn_like(x).sign()).clamp(0, 1)
+
+
+RIGHT["7.3"] = [
+    _climbs(), _climbs(start=_random_start), _climbs(start=_numpy_start),
+    _climbs(start=_corner_start),
+    _climbs(project=lambda x_adv, x, eps: norms.project_box(x_adv, x, eps, "linf")),
+    _climbs(project=lambda x_adv, x, eps: x + norms.project(x_adv.clamp(0, 1) - x, eps, "linf")),
+    _climbs(size=lambda eps, steps: eps / steps),
+    _climbs(size=lambda eps, steps: eps / steps, start=_random_start),
+    _climbs(size=lambda eps, steps: eps / 4), _climbs(size=lambda eps, steps: eps / 2),
+    _climbs(direction=_each_image, size=lambda eps, steps: 5 * eps / steps),
+    _delta, _image_by_image,
+    lambda model, x, y, eps, steps: pgd(model, x, y, eps=eps, steps=steps),
+    lambda model, x, y, eps, steps: pgd(model, x, y, eps=eps, steps=steps, schedule="halving"),
+    lambda model, x, y, eps, steps: ifgsm(model, x, y, eps=eps, steps=steps),
+]
+
+
+# --- 7.4 ----------------------------------------------------------------------------------------
+
+_WEAKER = "FGSM", "Square", "transfer"
+_EPS_1 = "PGD, eps = 1"
+
+
+def _reads(*weaker, rest=2.0, points=2.0, any_of=any, below="PGD"):
+    """The rule, with fewer signs or other limits."""
+    def fn(left):
+        signs = [left[name] < left[below] - points for name in weaker]
+        return any_of([*signs, left[_EPS_1] > rest] if rest is not None else signs)
+    return fn
+
+
+_RULE = _reads(*_WEAKER)
+
+
+def _loop(left):
+    for name, value in left.items():
+        if name in _WEAKER and left["PGD"] - value > 2:
+            return True
+    return left["PGD, eps = 1"] > 2
+
+
+def _eats(left):
+    pgd, rest, _ = left.pop("PGD"), left.pop(_EPS_1), left.pop("clean")
+    return min(left.values()) < pgd - 2 or rest > 2
+
+
+def _no_else(left):
+    return True if _RULE(left) else None
+
+
+WRONG["7.4"] = [
+    (_reads("FGSM", "Square"), 'these signs are missed: "transfer"'),
+    (_reads("FGSM", "transfer"), 'these signs are missed: "Square"'),
+    (_reads("Square", "transfer"), 'these signs are missed: "FGSM"'),
+    (_reads(*_WEAKER, rest=None), 'these signs are missed: "PGD, eps = 1"'),
+    (_reads("FGSM"), 'these signs are missed: "Square" and "transfer"'),
+    (_reads("Square", rest=None),
+     'these signs are missed: "FGSM" and "transfer" and "PGD, eps = 1"'),
+    (_reads(), 'these signs are missed: "FGSM" and "Square" and "transfer"'),
+    (_reads(*_WEAKER, any_of=all), "several signs at once"),
+    (lambda left: _reads(*_WEAKER, rest=None, any_of=all)(left) or left[_EPS_1] > 2,
+     "asks that all weaker attacks"),
+    (lambda left: _reads(*_WEAKER, rest=None)(left) and left[_EPS_1] > 2, "several signs"),
+    (lambda left: not _RULE(left), "turned round"),
+    (lambda left: any(left[k] > left["PGD"] + 2 for k in _WEAKER) or left[_EPS_1] > 2,
+     "the comparison is turned round"),
+    (lambda left: any(abs(left[k] - left["PGD"]) > 2 for k in _WEAKER) or left[_EPS_1] > 2,
+     "the comparison is turned round"),
+    (lambda left: _reads(*_WEAKER, rest=None)(left) or left[_EPS_1] < 2,
+     "at eps = 1 is turned round"),
+    (_reads(*_WEAKER, _EPS_1), "compared like a weaker attack"),
+    (_reads(*_WEAKER, _EPS_1, rest=None), "compared like a weaker attack"),
+    (lambda left: min(left.values()) < left["PGD"] - 2, "compared like a weaker attack"),
+    (_reads(*_WEAKER, below="clean"), "clean accuracy alone"),
+    (lambda left: left["PGD"] < left["clean"] - 2, "clean accuracy alone"),
+    (lambda left: left["PGD"] > left["clean"] - 5 or _RULE(left), "clean accuracy alone"),
+    (_reads(*_WEAKER, points=0), "1 point less"),
+    (_reads(*_WEAKER, points=0.02), "1 point less"),
+    (_reads(*_WEAKER, rest=0.02), "1 % left at eps = 1"),
+    (_reads(*_WEAKER, rest=0), "1 % left at eps = 1"),
+    (lambda left: any(left[k] <= left["PGD"] - 2 for k in _WEAKER) or left[_EPS_1] >= 2,
+     "exactly 2"),
+    (lambda left: left["PGD"] > 50 or _RULE(left), "an honest report suspicious"),
+    (_reads(*_WEAKER, points=10), 'a small sign at "FGSM" is missed'),
+    (_reads(*_WEAKER, rest=10), 'a small sign at "PGD, eps = 1" is missed'),
+    (lambda left: left[_EPS_1] > left["PGD"] or _reads(*_WEAKER, rest=None)(left),
+     'these signs are missed: "PGD, eps = 1"'),
+    (lambda left: sum(_reads(*_WEAKER, rest=None, any_of=list)(left)) == 1 or left[_EPS_1] > 100,
+     'these signs are missed: "PGD, eps = 1"'),
+    (lambda left: (sum(left[k] < left["PGD"] - 2 for k in _WEAKER) + (left[_EPS_1] > 2)) == 1,
+     "several signs at once. The report"),
+    (lambda left: True, "says True for each"),
+    (lambda left: False, "says False for each"),
+    (lambda left: str(_RULE(left)), "not a str"),
+    (_no_else, "returns nothing for some"),
+    (_eats, "changes the report"),
+    (lambda left: left["pgd"] > 50, "KeyError"),
+]
+RIGHT["7.4"] = [
+    _RULE, _loop,
+    lambda left: left["PGD"] - min(left[name] for name in _WEAKER) > 2 or left[_EPS_1] > 2,
+    lambda left: np.array([left["PGD"] - left[k] for k in _WEAKER] + [left[_EPS_1]]).max() > 2,
+    lambda left: _eats(dict(left)),
+    lambda left: _RULE(left) or left["PGD"] > left["clean"] + 2,
+]
