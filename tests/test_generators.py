@@ -20,6 +20,7 @@ from course_lib.attacks.one_pixel import search
 from course_lib.datasets import Images
 from course_lib.evaluation import sanity_checks
 from course_lib.fooling import evolve
+from course_lib.smoothing import certify
 
 MODEL, X = convolutional(), images()
 Y = labels(MODEL, X)
@@ -42,6 +43,7 @@ CALLS = {
     apgd: lambda **g: apgd(MODEL, X, Y, eps=8 / 255, steps=5, restarts=2, **g),
     apgd_targeted: lambda **g: apgd_targeted(MODEL, X, Y, eps=8 / 255, steps=5, targets=2, **g),
     square: lambda **g: square(MODEL, X, Y, eps=0.1, queries=9, **g),
+    certify: lambda **g: torch.cat(certify(MODEL, X, sigma=0.3, samples=40, select=9, **g)),
     sanity_checks: lambda **g: repr(sanity_checks(MODEL, X, Y, eps=0.1, queries=9, **g)),
     evolve: lambda **g: evolve(MODEL, fooling.Direct((3, 6, 5)), classes=4, generations=2,
                                children=8, **g).genomes,
