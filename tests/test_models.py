@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from course_lib import datasets, evaluation, models
+from course_lib import cards, datasets, evaluation, models
 from course_lib.gradients import attacking, input_gradient
 
 SHIPPED = {"mnist_cnn": 0.98, "mnist_cnn_robust": 0.95, "mnist_allconv": 0.97, "mnist_mlp": 0.97}
@@ -182,3 +183,16 @@ def test_pickled_weights_are_hashed_first_and_never_run(monkeypatch, tmp_path, c
     with pytest.raises(Exception, match="Weights only load failed"):
         models.load("efficientnet_lite0")
     assert "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", models.trainable())
+def test_every_card_says_what_the_strong_attacks_leave(name):
+    lines, radii = cards.read(name), cards.RADII[name.split("_")[0]]
+    assert set(lines) == {("0", "none"), *itertools.product(radii, cards._ATTACKS)}
+    for radius, images in radii.items():
+        one = {attack: lines[radius, attack] for attack in cards._ATTACKS}
+        assert all(line.images == images and line.low <= line.accuracy <= line.high
+                   for line in one.values())
+        left = [one[attack].accuracy for attack in ("APGD-CE", "APGD-T", "halving", "strong")]
+        assert left == sorted(left, reverse=True)
+    assert "--card" in (models.WEIGHTS / f"{name}.md").read_text()
