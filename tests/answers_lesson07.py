@@ -89,6 +89,7 @@ WRONG["7.1"] = [
     (lambda w, b, x, y, eps: _RIGHT(w, b, x, y, eps)[:, None], "have shape (5, 1)"),
     (lambda *given: _RIGHT(*given) - _RIGHT(*given).mean(), "the worst margin at index"),
     (lambda w, b, x, y, eps: None, "returns nothing"),
+    (lambda *given: _RIGHT(*given) + torch.nan, "NaN"),
     (_in_the_callers_x, "changes x in place"),
 ]
 RIGHT["7.1"] = [_RIGHT, _moved, _corners, _point_by_point, _by_gradient]
@@ -125,6 +126,21 @@ def _trains(
 
 def _predicted(model, x, y):
     return model(x).argmax(1)
+
+
+def _fits_the_attacked_names(model, optimizer, attack, x, y):
+    logits = model(attack(model, x, y))
+    loss = F.cross_entropy(logits, logits.argmax(1))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def _returns_the_clean_loss(model, optimizer, attack, x, y):
+    clean = F.cross_entropy(model(x), y).item()
+    _trains()(model, optimizer, attack, x, y)
+    return clean
 
 
 def _own_update(model, optimizer, attack, x, y):
@@ -221,6 +237,7 @@ WRONG["7.2"] = [
     (_own_attack, "never called"),
     (_trains(attack_labels=_predicted), "other labels than y"),
     (_trains(labels=_predicted), "labels that the network predicts"),
+    (_fits_the_attacked_names, "that the network predicts for x_adv"),
     (_trains(labels=lambda model, x, y: (y + 1) % 3), "vector of all weights"),
     (_trains(sign=-1), "goes uphill"),
     (_both(1), "a mean over clean and attacked"),
@@ -242,6 +259,8 @@ WRONG["7.2"] = [
     (_trains(gives=lambda loss, m, x, y: F.cross_entropy(m(x), y).item()), "loss after the step"),
     (_trains(gives=lambda loss, m, x, y: F.cross_entropy(m(x), y, reduction="none").detach()),
      "yours has shape (5,)"),
+    (_returns_the_clean_loss, "the loss of the clean images; return"),
+    (_trains(labels=lambda model, x, y: y.float()), "RuntimeError"),
     (_trains(gives=lambda loss, *_: 1.0), "the losses that two steps return"),
 ]
 
@@ -347,8 +366,8 @@ def _labels_of_the_network(model, x, y):
 
 
 WRONG["7.3"] = [
-    (_climbs(size=lambda eps, steps: 2.5 * eps // steps), "still zero"),
-    (_climbs(size=lambda eps, steps: int(2.5 * eps / steps)), "still zero"),
+    (_climbs(size=lambda eps, steps: 2.5 * eps // steps), "perturbation is still zero"),
+    (_climbs(size=lambda eps, steps: int(2.5 * eps / steps)), "perturbation is still zero"),
     (_climbs(size=lambda eps, steps: 2.5 * eps // steps, start=_random_start),
      "steps are still zero"),
     (lambda model, x, y, eps, steps: _random_start(x, eps), "never asked"),
@@ -371,11 +390,14 @@ WRONG["7.3"] = [
     (_climbs(size=lambda eps, steps: 2.5 * eps), "too long"),
     (_climbs(size=lambda eps, steps: 2.5 * eps, start=_random_start), "too long"),
     (_climbs(size=lambda eps, steps: eps / 20), "the library's pgd"),
-    (_climbs(direction=lambda gradient: gradient), "no more than one step"),
+    (_climbs(direction=lambda gradient: gradient), "the sign of the gradient"),
     (_climbs(direction=lambda gradient: gradient, start=_random_start), "the library's pgd"),
     (_climbs(direction=_whole_batch, size=lambda eps, steps: eps), "other images"),
     (_climbs(gradient=_labels_of_the_network), "not the model's own prediction"),
     (_climbs(gradient=_leaves_gradients), "gradients are left"),
+    (_climbs(gradient=lambda model, x, y: input_gradient(model, x, y[:1])), "labels in y"),
+    (_climbs(direction=lambda gradient: gradient / 0 * 0), "NaN entries after a step"),
+    (lambda *given: _climbs()(*given) * torch.nan, "NaN or infinite"),
     (_in_the_image, "changes x in place"),
     (lambda model, x, y, eps, steps: None, "returns nothing"),
 ]
@@ -392,6 +414,17 @@ def _delta(model, x, y, eps, steps):
 def _image_by_image(model, x, y, eps, steps):
     return torch.cat([_climbs(start=_random_start)(model, x[i:i + 1], y[i:i + 1], eps, steps)
                       for i in range(len(x))])
+
+
+def _autograd(model, x, y, eps, steps):
+    x_adv = _random_start(x, eps)
+    for _ in range(steps):
+        x_adv.requires_grad_()
+        loss = F.cross_entropy(model(x_adv), y)
+        (gradient,) = torch.autograd.grad(loss, x_adv)
+        x_adv = (x_adv + 2.5 * eps / steps * gradient.sign()).detach()
+        x_adv = torch.clamp(x_adv, (x - eps).clamp_min(0), (x + eps).clamp_max(1))
+    return x_adv
 
 
 def _numpy_start(x, eps):
@@ -412,7 +445,7 @@ RIGHT["7.3"] = [
     _climbs(size=lambda eps, steps: eps / steps, start=_random_start),
     _climbs(size=lambda eps, steps: eps / 4), _climbs(size=lambda eps, steps: eps / 2),
     _climbs(direction=_each_image, size=lambda eps, steps: 5 * eps / steps),
-    _delta, _image_by_image,
+    _delta, _image_by_image, _autograd,
     lambda model, x, y, eps, steps: pgd(model, x, y, eps=eps, steps=steps),
     lambda model, x, y, eps, steps: pgd(model, x, y, eps=eps, steps=steps, schedule="halving"),
     lambda model, x, y, eps, steps: ifgsm(model, x, y, eps=eps, steps=steps),
@@ -453,10 +486,10 @@ def _no_else(left):
 
 
 WRONG["7.4"] = [
-    (_reads("FGSM", "Square"), 'these signs are missed: "transfer"'),
-    (_reads("FGSM", "transfer"), 'these signs are missed: "Square"'),
-    (_reads("Square", "transfer"), 'these signs are missed: "FGSM"'),
-    (_reads(*_WEAKER, rest=None), 'these signs are missed: "PGD, eps = 1"'),
+    (_reads("FGSM", "Square"), 'this sign is missed: "transfer"'),
+    (_reads("FGSM", "transfer"), 'this sign is missed: "Square"'),
+    (_reads("Square", "transfer"), 'this sign is missed: "FGSM"'),
+    (_reads(*_WEAKER, rest=None), 'this sign is missed: "PGD, eps = 1"'),
     (_reads("FGSM"), 'these signs are missed: "Square" and "transfer"'),
     (_reads("Square", rest=None),
      'these signs are missed: "FGSM" and "transfer" and "PGD, eps = 1"'),
@@ -465,7 +498,7 @@ WRONG["7.4"] = [
     (lambda left: _reads(*_WEAKER, rest=None, any_of=all)(left) or left[_EPS_1] > 2,
      "asks that all weaker attacks"),
     (lambda left: _reads(*_WEAKER, rest=None)(left) and left[_EPS_1] > 2, "several signs"),
-    (lambda left: not _RULE(left), "turned round"),
+    (lambda left: not _RULE(left), "the answer is turned round"),
     (lambda left: any(left[k] > left["PGD"] + 2 for k in _WEAKER) or left[_EPS_1] > 2,
      "the comparison is turned round"),
     (lambda left: any(abs(left[k] - left["PGD"]) > 2 for k in _WEAKER) or left[_EPS_1] > 2,
@@ -488,9 +521,9 @@ WRONG["7.4"] = [
     (_reads(*_WEAKER, points=10), 'a small sign at "FGSM" is missed'),
     (_reads(*_WEAKER, rest=10), 'a small sign at "PGD, eps = 1" is missed'),
     (lambda left: left[_EPS_1] > left["PGD"] or _reads(*_WEAKER, rest=None)(left),
-     'these signs are missed: "PGD, eps = 1"'),
+     'this sign is missed: "PGD, eps = 1"'),
     (lambda left: sum(_reads(*_WEAKER, rest=None, any_of=list)(left)) == 1 or left[_EPS_1] > 100,
-     'these signs are missed: "PGD, eps = 1"'),
+     'this sign is missed: "PGD, eps = 1"'),
     (lambda left: (sum(left[k] < left["PGD"] - 2 for k in _WEAKER) + (left[_EPS_1] > 2)) == 1,
      "several signs at once. The report"),
     (lambda left: True, "says True for each"),
