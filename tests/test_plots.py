@@ -21,6 +21,8 @@ PHOTOS = torch.rand(5, 3, 64, 64, generator=DRAW)
 DIGITS = torch.rand(5, 1, 28, 28, generator=DRAW)
 CAPTIONS = [f"name {i}\n{i} %" for i in range(5)]
 TITLE = "What to see in this figure"
+POINTS = torch.tensor([[-1.0, 0.5], [-0.3, -0.5], [0.3, 0.7], [0.5, 0.2], [-0.4, 0.0], [1.0, -1.0]])
+SIDES = torch.tensor([0, 0, 1, 1, 1, 1])  # the last but one lies on the wrong side of x_1 = 0
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +59,12 @@ def every_figure() -> dict[str, Figure]:
             path=torch.tensor([[0.0, 0.0], [2.0, 3.0]])),
         "balls": plots.norm_balls([0.5, 1, 2, math.inf], title=TITLE),
         "panels": plots.ball_panels([1, 2, math.inf], (1.3, 0.6), title=TITLE),
+        "squares": plots.squares(POINTS, SIDES, lambda points: points[:, 0], 0.4, title=TITLE),
+        "tall squares": plots.squares(POINTS * torch.tensor([0.1, 9.0]), SIDES,
+                                      lambda points: points[:, 0], 0.4, title=TITLE),
+        "square panels": plots.square_panels(
+            POINTS, SIDES, {"one": lambda points: points[:, 0], "two": lambda points: points[:, 1]},
+            0.4, title=TITLE),
     }
 
 
@@ -151,6 +159,106 @@ def test_nearest_and_steepest_points():
 def test_surface_puts_u_in_columns():
     u, v = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0])
     assert plots.surface(lambda p: p[:, 0] + p[:, 1], u, v).tolist() == [[11, 12, 13], [21, 22, 23]]
+
+
+# --- squares ------------------------------------------------------------------------------------
+
+def linear(w: tuple[float, float], b: float = 0.0):
+    return lambda points: points @ torch.tensor(w).to(points) + b
+
+
+def hatched(fig: Figure) -> int:
+    """How many squares of each panel are drawn as crossing, in vermillion."""
+    colour = to_rgb(plots.VERMILLION)
+    drawn = [patch for axis in fig.axes for patch in axis.patches]
+    assert all((to_rgb(p.get_edgecolor()) == colour) == (p.get_hatch() is not None) for p in drawn)
+    return sum(p.get_hatch() is not None for p in drawn)
+
+
+@pytest.mark.parametrize("w, b", [((1.0, 0.0), 0.0), ((0.7, -1.3), 0.1), ((-2.0, -0.5), -0.3)])
+@pytest.mark.parametrize("eps", [0.0, 0.05, 0.3])
+def test_squares_cross_a_line_where_its_l1_margin_is_too_small(w, b, eps):
+    """The smallest margin in a square is y (w.x + b) - eps ||w||_1."""
+    draw = torch.Generator().manual_seed(3)
+    points, labels = torch.randn(300, 2, generator=draw), torch.arange(300) % 2
+    smallest = (2 * labels - 1) * linear(w, b)(points) - eps * torch.tensor(w).abs().sum()
+    assert torch.equal(plots.crossing(points, labels, linear(w, b), eps), smallest < 0)
+
+
+def test_squares_cross_a_bent_border_at_an_edge_and_count_on_the_wrong_side():
+    def parabola(points):  # label 1 outside, its tip at (0.5, 0) between the corners of a square
+        return 0.5 - points[:, 0] + 9 * points[:, 1].square()
+
+    at_corners = torch.tensor([[0.2, 0.4], [1.0, 0.4], [0.2, -0.4], [1.0, -0.4]])
+    assert bool((parabola(at_corners) > 0).all())
+    point = torch.tensor([[0.0, 0.0]])
+    assert plots.crossing(point, torch.tensor([1]), parabola, 0.6).tolist() == [True]
+    assert plots.crossing(point, torch.tensor([1]), parabola, 0.4).tolist() == [False]
+    assert plots.crossing(point, torch.tensor([0]), parabola, 0.4).tolist() == [True]
+
+
+def test_squares_have_their_size_and_mark_those_that_cross():
+    fig = plots.squares(POINTS, SIDES, linear((1.0, 0.0)), 0.4, title=TITLE)
+    (axis,) = fig.axes
+    corners = torch.tensor([patch.get_xy() for patch in axis.patches])
+    torch.testing.assert_close(corners, POINTS - 0.4)
+    assert {(p.get_width(), p.get_height()) for p in axis.patches} == {(0.8, 0.8)}
+    assert [p.get_hatch() is not None for p in axis.patches] == [
+        False, True, True, False, True, False]
+    assert hatched(fig) == 3
+    fig.canvas.draw()
+    low, high = axis.transData.transform([(0, 0), (1, 1)])
+    assert (high - low)[0] == pytest.approx((high - low)[1])  # a square looks like one
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    assert left < -1.4 and right > 1.4 and bottom < -1.4 and top > 1.1
+
+
+def test_squares_tell_labels_apart_by_marker_and_lightness():
+    (axis,) = plots.squares(POINTS, SIDES, linear((1.0, 0.0)), 0.4).axes
+    zero, one = axis.lines
+    assert torch.equal(torch.from_numpy(zero.get_xydata()).float(), POINTS[SIDES == 0])
+    assert torch.equal(torch.from_numpy(one.get_xydata()).float(), POINTS[SIDES == 1])
+    assert zero.get_marker() != one.get_marker()
+    (r0, g0, b0), (r1, g1, b1) = (to_rgb(line.get_color()) for line in (zero, one))
+    assert abs(0.2126 * (r0 - r1) + 0.7152 * (g0 - g1) + 0.0722 * (b0 - b1)) > 0.2
+
+
+def test_square_panels_name_and_count_on_one_scale():
+    fig = plots.square_panels(POINTS, SIDES, {"standard": linear((1.0, 0.0)),
+                                              "robust": linear((1.0, 0.0), 0.5)}, 0.4, title=TITLE)
+    first, second = fig.axes
+    assert first.get_title() == "standard:\n3 of 6 squares cross the border"
+    assert second.get_title() == "robust:\n2 of 6 squares cross the border"
+    assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
+    assert hatched(fig) == 5
+    assert {"label 0", "label 1", "border", "square crosses it"} <= set(texts(fig).split("\n"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_squares_without_a_border_in_view_and_with_gradients():
+    weight = torch.tensor([1.0, 0.0], requires_grad=True)
+    fig = plots.squares(POINTS, SIDES, lambda points: points @ weight + 9, 0.4)
+    assert hatched(fig) == 2  # those of label 0
+    assert hatched(plots.squares(POINTS.double(), SIDES, linear((1.0, 0.0)), 0.4)) == 3
+    assert hatched(plots.squares(POINTS[2:3], SIDES[2:3], linear((1.0, 0.0)), 0.0)) == 0
+
+
+@pytest.mark.parametrize("points, labels, eps, message", [
+    (POINTS[:, :1], SIDES, 0.4, r"points must be \[n, 2\], not \(6, 1\)"),
+    (POINTS[:0], SIDES[:0], 0.4, r"points must be \[n, 2\], not \(0, 2\)"),
+    (POINTS, SIDES[:5], 0.4, "each of the 6 points a label, 0 or 1"),
+    (POINTS, 2 * SIDES - 1, 0.4, "a label, 0 or 1"),
+    (POINTS, SIDES, -0.1, "is no radius"),
+    (POINTS, SIDES, math.nan, "is no radius"),
+])
+def test_squares_refuse_what_they_cannot_draw(points, labels, eps, message):
+    for draw in (plots.squares, plots.crossing):
+        with pytest.raises(ValueError, match=message):
+            draw(points, labels, linear((1.0, 0.0)), eps)
+    with pytest.raises(ValueError, match=message):
+        plots.square_panels(points, labels, {"one": linear((1.0, 0.0))}, eps)
+    with pytest.raises(ValueError, match="no margins"):
+        plots.square_panels(POINTS, SIDES, {}, 0.4)
 
 
 def test_table_is_text_and_refuses_a_crooked_row():

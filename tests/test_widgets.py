@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from course_lib import plots, widgets
+from course_lib import plots, runtime, widgets
 from course_lib.attacks import fgsm, pgd
 from course_lib.attacks.one_pixel import paint
 from course_lib.datasets import Images
@@ -288,3 +288,72 @@ def test_champions_explorer_has_a_still_twin(archives, still):
     widgets.champions_explorer(Direct((1, 6, 6)), archives, ["cat", "dog"])
     captions = [axis.get_xlabel() for axis in plt.gcf().axes]
     assert captions == ["12 %", "50 %", "> 99 %", "50 %"]
+
+
+# --- the squares explorer -----------------------------------------------------------------------
+
+LEVELS = (0.0, 0.1, 0.4)
+
+
+@pytest.fixture
+def plane():
+    """Four points, and a training that turns the border from x_2 = 0 to x_1 = 0; it is counted."""
+    points = torch.tensor([[-0.6, -0.2], [-0.9, -0.3], [0.6, 0.2], [0.9, 0.5]])
+    trained = []
+
+    def train(eps):
+        trained.append(eps)
+        return lambda points: points @ torch.tensor([eps, 0.5 - eps])
+
+    return (points, torch.tensor([0, 0, 1, 1]), train), trained
+
+
+def test_squares_explorer_draws_the_border_of_its_level(plane):
+    (points, labels, train), _ = plane
+    explorer = widgets.SquaresExplorer(points, labels, train, LEVELS, eps=0.4)
+    seen = set()
+    for level, count in ((0.0, 3), (0.4, 0), (0.1, 2), (0.0, 3)):
+        explorer.level.value = level
+        expected = plots.crossing(points, labels, train(level), 0.4).sum()
+        assert expected == count
+        assert f"{count} of 4 squares cross the border" in explorer.caption.value
+        assert f"training with eps = {level:g}" in explorer.caption.value
+        seen.add(explorer.picture.value)
+        plots.squares(points, labels, train(level), 0.4).savefig(data := io.BytesIO(), format="png")
+        drawn, wanted = (np.asarray(Image.open(io.BytesIO(png)))
+                         for png in (explorer.picture.value, data.getvalue()))
+        assert (drawn == wanted).all()
+    assert len(seen) == 3
+
+
+def test_squares_explorer_trains_once_a_level_and_then_answers_at_once(plane):
+    problem, trained = plane
+    explorer = widgets.SquaresExplorer(*problem, LEVELS, eps=0.4)
+    assert trained == [0.0]
+    for level in LEVELS:
+        explorer.level.value = level
+    assert trained == [*LEVELS] and not plt.get_fignums()
+    with runtime.timed() as clock:
+        for level in (0.0, 0.4, 0.1):
+            explorer.level.value = level
+    assert clock.seconds < 3 * 0.15
+    assert trained == [*LEVELS]
+
+
+def test_squares_explorer_in_the_browser_can_be_found(shown, plane):
+    assert widgets.squares_explorer(*plane[0], LEVELS, eps=0.4) is None
+    (box,) = shown
+    assert "squares-explorer" in box._dom_classes
+    (slider,) = parts(box, ui.SelectionSlider)
+    assert slider.description and slider.continuous_update
+    assert [label for label, _ in slider.options] == ["0", "0.1", "0.4"]
+    (picture,) = parts(box, ui.Image)
+    assert "squares-picture" in picture._dom_classes
+
+
+def test_squares_explorer_has_a_still_twin(plane, still):
+    widgets.squares_explorer(*plane[0], LEVELS, eps=0.4)
+    fig = plt.gcf()
+    assert [axis.get_title().split(":")[0] for axis in fig.axes] == [
+        "training with eps = 0", "training with eps = 0.4"]
+    assert fig.get_suptitle() == "3 of 4 squares cross the first border, 0 the second"
