@@ -637,7 +637,7 @@ EXERCISES = [
         id="7.1", title="the worst margin", solution=worst_margin, diagnose=_worst_margin,
         stub='''
 def worst_margin(w, b, x, y, eps):
-    """The smallest y * (w . x' + b) over all x' with ||x' - x||_inf <= eps, for each point.
+    """The smallest y * (w . x' + b) for ||x' - x||_inf <= eps, for each point.
 
     w [d], b a single number, x [n, d], y [n] of +1 and -1 -> [n]
     """
@@ -660,7 +660,7 @@ def worst_margin(w, b, x, y, eps):
         diagnose=_training_step,
         stub='''
 def training_step(model, optimizer, attack, x, y):
-    """One step of adversarial training; returns the mean loss at the attacked images, a float.
+    """One step of adversarial training; returns the mean loss as a float.
 
     attack(model, x, y) returns the attacked images.
     """
@@ -681,7 +681,7 @@ def training_step(model, optimizer, attack, x, y):
         diagnose=_inner_maximum,
         stub='''
 def inner_maximum(model, x, y, eps, steps):
-    """x moved uphill in the loss by `steps` steps of size 2.5 * eps / steps, in eps and [0, 1]."""
+    """x moved uphill by `steps` steps of size 2.5 * eps / steps, in ball and box."""
     step = 2.5 * eps // steps
     x_adv = x
     for _ in range(steps):
@@ -704,9 +704,9 @@ def inner_maximum(model, x, y, eps, steps):
 def too_good(left):
     """Whether the robust accuracy left["PGD"] must not be believed.
 
-    left: accuracy left, in %, with the keys "clean", "FGSM", "PGD", "Square", "transfer" and
-    "PGD, eps = 1". True when FGSM, Square or transfer leaves less than PGD by more than 2 points,
-    or when "PGD, eps = 1" leaves more than 2.
+    left: accuracy left, in %, with the keys "clean", "FGSM", "PGD", "Square",
+    "transfer" and "PGD, eps = 1". True when FGSM, Square or transfer leaves less than
+    PGD by more than 2 points, or when "PGD, eps = 1" leaves more than 2.
     """
     # your lines here
     return False
