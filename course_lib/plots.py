@@ -551,6 +551,7 @@ def _squares(
     fig.legend(*_squares_legend(), loc="outside lower center", ncols=4, columnspacing=1.2,
                handletextpad=0.5, fontsize="small")
     _headline(fig, title)
+    fig.get_layout_engine().execute(fig)  # it needs two passes, and drawing makes only one
     return fig
 
 

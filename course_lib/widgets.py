@@ -613,7 +613,7 @@ def squares_strip(
     return plots.square_panels(
         points, labels, {f"training with eps = {levels[0]:g}": first,
                          f"training with eps = {levels[-1]:g}": last}, eps,
-        title=f"{before} of {len(points)} squares cross the first border, {after} the second")
+        title=f"{before} of {len(points)} squares cross the first border, {after} cross the second")
 
 
 class SquaresExplorer:

@@ -234,6 +234,17 @@ def test_square_panels_name_and_count_on_one_scale():
     assert {"label 0", "label 1", "border", "square crosses it"} <= set(texts(fig).split("\n"))
 
 
+def test_square_panels_keep_titles_and_legend_apart():
+    points = POINTS * torch.tensor([1.7, 1.6])
+    names = {"training with eps = 0": linear((1.0, 0.0)), "training": linear((0.0, 1.0))}
+    fig = plots.square_panels(points, SIDES, names, 0.25, title=TITLE)
+    fig.canvas.draw()  # once, as a notebook does
+    headline, legend = (part.get_window_extent() for part in (fig._suptitle, fig.legends[0]))
+    for axis in fig.axes:
+        panel = axis.get_tightbbox()
+        assert panel.y1 < headline.y0 and legend.y1 < panel.y0
+
+
 @pytest.mark.filterwarnings("error")
 def test_squares_without_a_border_in_view_and_with_gradients():
     weight = torch.tensor([1.0, 0.0], requires_grad=True)

@@ -356,4 +356,4 @@ def test_squares_explorer_has_a_still_twin(plane, still):
     fig = plt.gcf()
     assert [axis.get_title().split(":")[0] for axis in fig.axes] == [
         "training with eps = 0", "training with eps = 0.4"]
-    assert fig.get_suptitle() == "3 of 4 squares cross the first border, 0 the second"
+    assert fig.get_suptitle() == "3 of 4 squares cross the first border, 0 cross the second"
