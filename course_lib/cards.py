@@ -3,7 +3,8 @@
     python -m course_lib.training --card mnist_cnn
 
 measures data/weights/mnist_cnn.safetensors again and writes the table of its card anew. Each
-hundred images are written down at once: an interrupted run goes on where it stopped.
+hundred images are written down at once, in data/cache/cards: an interrupted run goes on where it
+stopped. Delete that file after a change of the attacks.
 """
 
 from __future__ import annotations
