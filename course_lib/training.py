@@ -15,14 +15,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from course_lib import cards, models, runtime
-from course_lib.attacks import fgsm, pgd
+from course_lib import cards, distributed, models, runtime
+from course_lib.ascent import ascend
+from course_lib.attacks import fgsm
+from course_lib.attacks.pgd import SHARE, gradient_step
 from course_lib.datasets import Images
 from course_lib.gradients import attacking, input_gradient
 from course_lib.norms import climb, project, project_box, uniform_ball
@@ -87,6 +90,11 @@ def fit(
     with seed 0.
     on_epoch(history) is called after each epoch.
 
+    Under torchrun, see `course_lib.distributed`, the processes share each batch: all draw the
+    random numbers of the whole batch, so the weights are those of a single process, to rounding.
+    With batch norm they are not: each process normalises its share by the share's own statistics,
+    and the running ones are averaged after each epoch.
+
     Shape: images.x [n, channels, rows, columns], float in [0, 1] or bytes, which are divided by
     255 batch by batch; they and the model share one device.
     Raises: ValueError for an unknown method or bf16, no epochs, no images, or the checkpoint of a
@@ -117,14 +125,15 @@ def fit(
     if checkpoint:
         run.resume(checkpoint)
     earlier = history.seconds
+    share = distributed.share()
     model.train()  # an attack sets eval mode for itself and gives this one back
 
     with runtime.timed() as clock:
         for epoch in runtime.progress(range(len(history.loss), epochs), f"training ({method})"):
             order = torch.randperm(len(images), generator=generator).to(images.y.device)
             # The perturbation of "free"; afresh each epoch, so that a checkpoint need not hold it.
-            inherited = torch.zeros(batch_size, *images.x.shape[1:], device=images.x.device)
-            total_loss = correct = torch.zeros((), device=images.x.device)
+            inherited = torch.zeros(batch_size, *images.x.shape[1:], device=images.x.device)[share]
+            total_loss, correct = torch.zeros(2, device=images.x.device)
             for i, chosen in enumerate(order.split(batch_size)):
                 x, y = images.x[chosen], images.y[chosen]
                 if augment:
@@ -132,21 +141,23 @@ def fit(
                 if x.dtype == torch.uint8:
                     x = x.float() / 255
                 radius = eps * min(1.0, 5 * (epoch + i / batches) / epochs)
+                start = _start(x, method, eps=radius, norm=norm, generator=generator)
+                x, start, y = x[share], start[share], y[share]
                 for _ in range(replays):
                     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
                         if method == "free":
                             x_adv = (x + inherited[:len(x)]).clamp(0, 1).requires_grad_()
                         else:
                             x_adv = _inner_maximum(
-                                model, x, y, method, eps=radius, steps=steps, norm=norm,
-                                generator=generator)
+                                model, x, start, y, method, eps=radius, steps=steps, norm=norm)
                         logits = model(x_adv).float()
                         clean = model(x).float() if method == "trades" else logits
-                    loss = F.cross_entropy(clean, y)
+                    loss = F.cross_entropy(clean, y, reduction="sum") / len(chosen)
                     if method == "trades":
-                        loss = loss + beta * _kl(clean, logits).mean()
+                        loss = loss + beta * _kl(clean, logits).sum() / len(chosen)
                     optimizer.zero_grad()
                     loss.backward()
+                    distributed.add_up([p.grad for p in model.parameters() if p.grad is not None])
                     optimizer.step()
                     schedule.step()
                     if method == "free":
@@ -154,12 +165,14 @@ def fit(
                         place = x_adv.detach()
                         step = climb(place, x_adv.grad, radius, norm) - place
                         inherited[:len(x)] = project(inherited[:len(x)] + step, radius, norm)
-                    total_loss = total_loss + loss.detach() * len(y) / replays
-                    correct = correct + (logits.argmax(1) == y).sum() / replays
+                    total_loss += loss.detach() * len(chosen) / replays
+                    correct += (logits.argmax(1) == y).sum() / replays
+            distributed.add_up([total_loss, correct])
+            distributed.average([b for b in model.buffers() if b.is_floating_point()])
             history.loss.append(float(total_loss) / len(images))
             history.accuracy.append(float(correct) / len(images))
             history.seconds = earlier + clock.seconds
-            if checkpoint:
+            if checkpoint and distributed.is_first():
                 run.save(checkpoint)
             if on_epoch:
                 on_epoch(history)
@@ -187,22 +200,32 @@ def in_bfloat16(bf16: bool | str, x: Tensor) -> bool:
     return x[0].numel() >= _LARGE and runtime.multiplies_bfloat16(x.device)
 
 
+def _start(x: Tensor, method: str, *, eps: float, norm: str, generator: Generator) -> Tensor:
+    """Where the inner maximisation of each image begins: at x, or at a random point around it."""
+    if method in ("standard", "fgsm", "free"):
+        return x
+    reach = 2 * eps if method == "n-fgsm" else eps
+    if method == "trades":  # the gradient of KL(p(x) || p(x')) is zero at x itself: a tiny move
+        noise = 0.001 * torch.randn(x.shape, generator=generator)
+    else:
+        noise = uniform_ball(x.shape, reach, norm, generator)
+    return project_box(x + noise.to(x), x, reach, norm)
+
+
 def _inner_maximum(
-    model: nn.Module, x: Tensor, y: Tensor, method: str, *, eps: float, steps: int, norm: str,
-    generator: Generator,
+    model: nn.Module, x: Tensor, start: Tensor, y: Tensor, method: str, *, eps: float, steps: int,
+    norm: str,
 ) -> Tensor:
     """The images to train on instead of x, each within its ball (n-fgsm: near it)."""
-    if method == "standard":
+    if method == "standard" or not len(x):  # the last batch may leave a process without a share
         return x
-    if method == "pgd":
-        return pgd(model, x, y, eps=eps, steps=steps, norm=norm, generator=generator)
     if method == "fgsm":
         return fgsm(model, x, y, eps=eps, norm=norm)
+    if method == "pgd":
+        update = gradient_step(repeat(2.5 * eps / steps), eps, norm, SHARE)
+        return ascend(model, x, y, update=update, steps=steps, start=start).x_adv
     if method == "trades":
-        return _farthest(model, x, eps=eps, steps=steps, norm=norm, generator=generator)
-    reach = 2 * eps if method == "n-fgsm" else eps
-    noise = uniform_ball(x.shape, reach, norm, generator).to(x)
-    start = project_box(x + noise, x, reach, norm)
+        return _farthest(model, x, start, eps=eps, steps=steps, norm=norm)
     gradient = input_gradient(model, start, y)
     if method == "n-fgsm":
         return climb(start, gradient, eps, norm).clamp(0, 1)
@@ -210,11 +233,10 @@ def _inner_maximum(
 
 
 def _farthest(
-    model: nn.Module, x: Tensor, *, eps: float, steps: int, norm: str, generator: Generator
+    model: nn.Module, x: Tensor, start: Tensor, *, eps: float, steps: int, norm: str
 ) -> Tensor:
-    """PGD on KL(p(x) || p(x')), whose gradient is zero at x itself: hence the tiny first move."""
-    noise = 0.001 * torch.randn(x.shape, generator=generator).to(x)
-    x_adv = project_box(x + noise, x, eps, norm)
+    """PGD on KL(p(x) || p(x'))."""
+    x_adv = start
     with attacking(model):
         with torch.no_grad():
             clean = model(x).float()
@@ -400,26 +422,34 @@ def main(arguments: list[str] | None = None) -> None:
         print(cards.again(name, args.data))
         return
 
+    with distributed.processes():
+        _train(args, " ".join(["python -m course_lib.training", *arguments]))
+
+
+def _train(args: argparse.Namespace, command: str) -> None:
+    """Train a network and write its weights and its card."""
     generator = runtime.generator(args.seed)
-    model = models.build(name)
+    model = models.build(args.model)
     initialise(model, generator)
     model.to(runtime.device())
-    images = cards.images_of(name, args.data, "train").to(runtime.device())
+    images = cards.images_of(args.model, args.data, "train").to(runtime.device())
     history = fit(model, images, method=args.method, epochs=args.epochs,
                   batch_size=args.batch_size, lr=args.lr, eps=args.eps, steps=args.steps,
                   augment=crop_and_flip if args.data else jitter, bf16=_BF16[args.bf16],
                   checkpoint=args.checkpoint, generator=generator, on_epoch=_report)
-    save(name, model)
+    if not distributed.is_first():
+        return
+    save(args.model, model)
     precision = "bfloat16" if in_bfloat16(_BF16[args.bf16], images.x) else "float32"
-    made = cards.head(
-        model, args, " ".join(["python -m course_lib.training", *arguments]), images=len(images),
-        epochs_took=f"{history.seconds:.0f} s for {args.epochs} epochs in {precision}")
-    print(cards.write(name, made, args.data))
+    took = f"{history.seconds:.0f} s for {args.epochs} epochs in {precision}"
+    made = cards.head(model, args, command, images=len(images), epochs_took=took)
+    print(cards.write(args.model, made, args.data))
 
 
 def _report(history: History) -> None:
-    print(f"epoch {len(history.loss)}: loss {history.loss[-1]:.3f}, "
-          f"accuracy {history.accuracy[-1]:.1%}, {history.seconds:.0f} s", flush=True)
+    if distributed.is_first():
+        print(f"epoch {len(history.loss)}: loss {history.loss[-1]:.3f}, "
+              f"accuracy {history.accuracy[-1]:.1%}, {history.seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from course_lib import cards, datasets, evaluation, models, norms, runtime, training
+from course_lib.attacks import pgd
 from course_lib.runtime import generator
 
 
@@ -55,13 +56,13 @@ def test_pgd_training_trains_on_attacked_images(digits, monkeypatch):
     """A plant that returns the clean images (delta = 0) would make this training standard."""
     seen = []
 
-    def spy(model, x, y, *, eps, **options):
-        x_adv = training_pgd(model, x, y, eps=eps, **options)
+    def spy(model, x, *args, eps, **options):
+        x_adv = attack(model, x, *args, eps=eps, **options)
         seen.append((eps, float((x_adv - x).abs().max())))
         return x_adv
 
-    training_pgd = training.pgd
-    monkeypatch.setattr(training, "pgd", spy)
+    attack = training._inner_maximum
+    monkeypatch.setattr(training, "_inner_maximum", spy)
     trained(digits[:200], method="pgd", epochs=5, eps=0.2, steps=2)
     assert len(seen) == 5 * 4
     for eps, size in seen[1:]:  # the first one has eps = 0
@@ -79,7 +80,7 @@ def test_pgd_training_gives_robustness_that_standard_training_does_not():
         training.initialise(model, generator(0))
         training.fit(model, images, method=method, epochs=20, lr=0.02, eps=0.1, steps=3,
                      generator=generator(1))
-        x_adv = training.pgd(model, x, y, eps=0.1, generator=generator(0))
+        x_adv = pgd(model, x, y, eps=0.1, generator=generator(0))
         robust[method] = evaluation.accuracy(model, x_adv, y)
     assert robust.pop("standard") < 0.2
     assert min(robust.values()) > 0.9, robust
@@ -97,13 +98,25 @@ def stripes(n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x.clamp(0, 1).view(n, 1, 10, 10), y
 
 
+def inner_maximum(model, x, y, method, *, eps, steps, norm, seed):
+    start = training._start(x, method, eps=eps, norm=norm, generator=generator(seed))
+    return training._inner_maximum(model, x, start, y, method, eps=eps, steps=steps, norm=norm)
+
+
+def test_the_inner_maximum_of_pgd_is_the_attack(digits):
+    model, x, y = small(), digits.x[:40], digits.y[:40]
+    for norm, eps in (("linf", 0.1), ("l2", 2.0), ("l1", 8.0)):
+        attack = pgd(model, x, y, eps=eps, steps=3, norm=norm, generator=generator(5))
+        assert torch.equal(attack, inner_maximum(model, x, y, "pgd", eps=eps, steps=3, norm=norm,
+                                                 seed=5))
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("method", [m for m in training.METHODS if m != "free"])
 def test_the_inner_maximum_stays_in_its_ball_and_raises_the_loss(digits, method, norm):
     model, x, y = small().train(), digits.x[:40], digits.y[:40]
     eps = 0.1 if norm == "linf" else 2.0
-    x_adv = training._inner_maximum(model, x, y, method, eps=eps, steps=3, norm=norm,
-                                    generator=generator(0))
+    x_adv = inner_maximum(model, x, y, method, eps=eps, steps=3, norm=norm, seed=0)
     size = float(norms.norm(x_adv - x, norm).max())
     assert float(x_adv.min()) >= 0 and float(x_adv.max()) <= 1
     assert all(p.requires_grad and p.grad is None for p in model.parameters()) and model.training
@@ -128,8 +141,7 @@ def test_the_single_steps_are_their_formulas(digits):
     sign = torch.sign(weight[1 - y] - weight[y]).view_as(x)
 
     def moved(method):
-        return training._inner_maximum(model, x, y, method, eps=0.1, steps=1, norm="linf",
-                                       generator=generator(5)) - x
+        return inner_maximum(model, x, y, method, eps=0.1, steps=1, norm="linf", seed=5) - x
 
     noise = (2 * torch.rand(x.shape, generator=generator(5)) - 1) * 0.1
     assert torch.allclose(moved("fgsm"), 0.1 * sign, atol=1e-6)

@@ -16,7 +16,7 @@ from course_lib.norms import check_ball, climb, project_box, uniform_ball
 # An l1 step of PGD moves no pixel by more than a quarter of the step or of the pixel's range. The
 # best single step would give all to one pixel, but a gradient does not hold that far: of 100
 # digits at eps = 8 the greedy step fools 67 with 10 steps and 75 with 40, this one 75 and 81.
-_SHARE = 0.25
+SHARE = 0.25
 
 
 def gradient_step(
@@ -118,7 +118,7 @@ def pgd(
             noise = uniform_ball(x.shape, eps, norm, generator).to(x)
             start = project_box(x + noise, x, eps, norm)
         result = ascend(
-            model, x[left], y[left], update=gradient_step(sizes, eps, norm, _SHARE), steps=steps,
+            model, x[left], y[left], update=gradient_step(sizes, eps, norm, SHARE), steps=steps,
             start=start[left], target=None if target is None else target[left], loss=loss,
             early_stop=early_stop, callback=callback,
         )

@@ -1,0 +1,67 @@
+"""Several processes, started by torchrun, train as one does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from course_lib import distributed, training
+
+# 17 images in batches of 8: the last batch holds one, and leaves the second process without any.
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from course_lib import datasets, distributed, models, training
+from course_lib.runtime import generator
+
+folder = Path(sys.argv[1])
+with distributed.processes():
+    for method in training.METHODS:
+        model = models.MnistCNN(channels=4, hidden=16)
+        training.initialise(model, generator(0))
+        history = training.fit(
+            model, datasets.mnist("train")[:17], method=method, epochs=2, steps=2, batch_size=8,
+            augment=training.jitter, checkpoint=folder / f"{method}.checkpoint",
+            generator=generator(1))
+        if distributed.is_first():
+            training.save(method, model, folder)
+            print(json.dumps([distributed.share().step, history.loss, history.accuracy]))
+"""
+
+
+def run(folder, *launcher):
+    """Train with every method: how many processes there were, and the history of each training."""
+    folder.mkdir()
+    script = folder / "train.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run([sys.executable, *launcher, str(script), str(folder)],
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_weights_of_one(tmp_path):
+    alone = run(tmp_path / "one")
+    together = run(tmp_path / "two", "-m", "torch.distributed.run", "--standalone",
+                   "--nproc-per-node=2")
+    for method, one, two in zip(training.METHODS, alone, together, strict=True):
+        assert (one[0], two[0]) == (None, 2)
+        assert two[1:] == [pytest.approx(values, rel=1e-4) for values in one[1:]], method
+        if method != "trades":  # its first step has the sign of a gradient that is nearly zero
+            files = [load_file(tmp_path / f / f"{method}.safetensors") for f in ("one", "two")]
+            torch.testing.assert_close(*files, rtol=1e-5, atol=1e-6)
+
+
+def test_a_single_process_adds_nothing():
+    numbers = torch.tensor([1.0, 2.0])
+    distributed.add_up([numbers])
+    distributed.average([numbers])
+    assert numbers.tolist() == [1, 2] and distributed.is_first()
+    with distributed.processes():
+        assert [1, 2, 3][distributed.share()] == [1, 2, 3]
