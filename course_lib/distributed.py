@@ -20,7 +20,10 @@ from torch import Tensor
 @contextmanager
 def processes() -> Iterator[None]:
     """Join the other processes for the length of the block, if torchrun started this one: by gloo
-    on CPUs, by nccl on GPUs, one GPU each. Otherwise this process stays the only one."""
+    on CPUs, by nccl on GPUs, one GPU each. Otherwise this process stays the only one.
+
+    At the end the processes wait for each other: what only one of them does comes after the block.
+    """
     if not dist.is_torchelastic_launched():
         yield
         return
@@ -29,6 +32,7 @@ def processes() -> Iterator[None]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

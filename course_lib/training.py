@@ -422,28 +422,25 @@ def main(arguments: list[str] | None = None) -> None:
         print(cards.again(name, args.data))
         return
 
-    with distributed.processes():
-        _train(args, " ".join(["python -m course_lib.training", *arguments]))
-
-
-def _train(args: argparse.Namespace, command: str) -> None:
-    """Train a network and write its weights and its card."""
     generator = runtime.generator(args.seed)
-    model = models.build(args.model)
-    initialise(model, generator)
-    model.to(runtime.device())
-    images = cards.images_of(args.model, args.data, "train").to(runtime.device())
-    history = fit(model, images, method=args.method, epochs=args.epochs,
-                  batch_size=args.batch_size, lr=args.lr, eps=args.eps, steps=args.steps,
-                  augment=crop_and_flip if args.data else jitter, bf16=_BF16[args.bf16],
-                  checkpoint=args.checkpoint, generator=generator, on_epoch=_report)
-    if not distributed.is_first():
+    with distributed.processes():
+        model = models.build(name)
+        initialise(model, generator)
+        model.to(runtime.device())
+        images = cards.images_of(name, args.data, "train").to(runtime.device())
+        history = fit(model, images, method=args.method, epochs=args.epochs,
+                      batch_size=args.batch_size, lr=args.lr, eps=args.eps, steps=args.steps,
+                      augment=crop_and_flip if args.data else jitter, bf16=_BF16[args.bf16],
+                      checkpoint=args.checkpoint, generator=generator, on_epoch=_report)
+        writes = distributed.is_first()
+    if not writes:
         return
-    save(args.model, model)
+    save(name, model)
     precision = "bfloat16" if in_bfloat16(_BF16[args.bf16], images.x) else "float32"
-    took = f"{history.seconds:.0f} s for {args.epochs} epochs in {precision}"
-    made = cards.head(model, args, command, images=len(images), epochs_took=took)
-    print(cards.write(args.model, made, args.data))
+    made = cards.head(
+        model, args, " ".join(["python -m course_lib.training", *arguments]), images=len(images),
+        epochs_took=f"{history.seconds:.0f} s for {args.epochs} epochs in {precision}")
+    print(cards.write(name, made, args.data))
 
 
 def _report(history: History) -> None:
