@@ -528,7 +528,7 @@ def evolution_strip(
     return plots.images(
         torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255,
         [f"generation {t}\n{name}" for t, name in zip(shown, names, strict=True)],
-        title="The candidates gather where the network is weak")
+        title=f"The candidates gather; the best pixel leaves {names[0]}, then {names[-1]}")
 
 
 class EvolutionExplorer:

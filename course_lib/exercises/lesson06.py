@@ -53,7 +53,7 @@ def _diagnose_saliency(fn) -> Finding:
 
 
 def children(genes: Tensor, parents: Tensor, factor: float) -> Tensor:
-    """x_r1 + factor * (x_r2 - x_r3) for each row (r1, r2, r3) of parents."""
+    """c_r1 + factor * (c_r2 - c_r3) for each row (r1, r2, r3) of parents."""
     first, second, third = genes[parents].unbind(1)
     return first + factor * (second - third)
 
@@ -70,28 +70,28 @@ def _diagnose_children(fn) -> Finding:
     right = x1 + 0.5 * (x2 - x3)
     mistakes = {
         "the children are the old candidates: nothing is mixed.": genes,
-        "the difference is turned round: x_r2 - x_r3, not x_r3 - x_r2.": x1 - 0.5 * (x2 - x3),
-        "each child starts from the parent it will replace. It should start from x_r1, a stranger: "
-        "genes[parents[:, 0]].": genes + 0.5 * (x2 - x3),
+        "the difference is turned round: c_r2 - c_r3, not c_r3 - c_r2.": x1 - 0.5 * (x2 - x3),
+        "each child starts from the candidate it may replace. It should start from c_r1, a "
+        "stranger: genes[parents[:, 0]].": genes + 0.5 * (x2 - x3),
         "the factor is not used: the steps are twice as long as they should be.": x1 + x2 - x3,
         "the factor multiplies everything. It scales the difference alone.":
             0.5 * (x1 + x2 - x3),
-        "the two are added, x_r2 + x_r3. It is the difference that makes the step shrink as the "
+        "the two are added, c_r2 + c_r3. It is the difference that makes the step shrink as the "
         "population gathers.": x1 + 0.5 * (x2 + x3),
         "the children are clamped to [0, 1]. Only colours live there; columns and rows go up to "
         "the image's size, so every pixel would end in one corner.": right.clamp(0, 1),
         "the positions are rounded. Keep them as real numbers: rounded, small differences vanish "
         "and the search stands still.": torch.cat([right[:, :2].floor(), right[:, 2:]], 1),
         "every child has the same three parents, those of the first.": right[:1].expand(6, 5),
-        "the difference is missing: a copy of x_r1 brings nothing new.": x1,
-        "the difference is the whole child; it should be added to x_r1.": 0.5 * (x2 - x3),
+        "the difference is missing: a copy of c_r1 brings nothing new.": x1,
+        "the difference is the whole child; it should be added to c_r1.": 0.5 * (x2 - x3),
     }
     for mistake, result in mistakes.items():
         if torch.allclose(mine, result, atol=1e-5):
             return mistake
-    return (close(mine, right, "the generation", "Compare with x_r1 + F * (x_r2 - x_r3).")
+    return (close(mine, right, "the generation", "Compare with c_r1 + F * (c_r2 - c_r3).")
             or close(fn(genes, parents, 0.0), x1, "the generation for F = 0",
-                     "Without a difference a child is x_r1: is 0.5 written where F belongs?"))
+                     "Without a difference a child is c_r1: is 0.5 written where F belongs?"))
 
 
 def _diagnose_fitness(fn) -> Finding:
@@ -110,13 +110,13 @@ def _diagnose_fitness(fn) -> Finding:
     by_name = {
         "this is the logit of y alone. It says nothing about the rivals: all logits may rise "
         "together.": chosen,
-        "this is the margin to the best rival. Good, but it does not order as p_y does: ten weak "
-        "rivals count as much as one strong. Take the logsumexp of the others.":
+        "this is the margin to the best rival. Good, but it does not order as p_y does: the other "
+        "rivals may rise and lower p_y, and it does not see them. Take the logsumexp of all.":
             chosen - rest.amax(1),
         "this subtracts the logsumexp of all logits, y among them: the logarithm of p_y. Near "
         "p_y = 1 it is 0 in float32. Leave y out of the sum.": p.log(),
-        "this is p_y itself. In float32 it is exactly 1 for every sure network, and a population "
-        "that sees only ones has nothing to climb.": p,
+        "this is p_y itself. In float32 a sure network gives all candidates the same few values "
+        "near 1, and a population that sees them has little to climb.": p,
         "the sign is turned round, and the values saturate: 1 - p_y grows as the network doubts. "
         "Smaller should mean less sure of y.": 1 - p,
         "the sign is turned round: smaller should mean less sure of y.":
@@ -228,7 +228,7 @@ def saliency(a, b):
         title="children",
         stub='''
 def children(genes, parents, factor):
-    """x_r1 + factor * (x_r2 - x_r3) for each row (r1, r2, r3) of parents."""
+    """c_r1 + factor * (c_r2 - c_r3) for each row (r1, r2, r3) of parents."""
     return genes
 ''',
         solution=children,
@@ -264,7 +264,7 @@ def fitness(logits, y):
     ),
     Exercise(
         id="6.4",
-        title="find the mistake",
+        title="find two mistakes",
         stub='''
 def paint_pixel(x, gene):
     """x [1, 3, rows, columns] with one pixel repainted: gene = (column, row, r, g, b)."""
