@@ -2,9 +2,9 @@
 
     python benchmarks/robust_overfitting.py          writes data/results/robust_overfitting.json
 
-MnistCNN, trained with PGD-7 at eps = 0.3 on 1,000 digits for 150 epochs, no augmentation. Every fifth
-epoch: accuracy under PGD-20 on 500 of these digits and on 500 test digits, in %, and without an
-attack. Reference: Rice et al. 2020. About five minutes on two cores.
+MnistCNN, trained with PGD-7 at eps = 0.3 on 1,000 digits for 150 epochs, no augmentation. Every
+fifth epoch: accuracy under PGD-20 on 500 of these digits and on 500 test digits, in %, and without
+an attack. Reference: Rice et al. 2020. About five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def main() -> None:
         if len(history.loss) % EVERY:
             return
         log["epochs"].append(len(history.loss))
-        for name, (x, y, _) in sets.items():
-            x_adv = pgd(model, x, y, eps=EPS, steps=20, early_stop=True)
-            for way, images in (("clean", x), ("PGD", x_adv)):
-                log[f"{name}, {way}"].append(100 * evaluation.accuracy(model, images, y))
+        for name, digits in sets.items():
+            x_adv = pgd(model, digits.x, digits.y, eps=EPS, steps=20, early_stop=True)
+            for way, x in (("clean", digits.x), ("PGD", x_adv)):
+                log[f"{name}, {way}"].append(100 * evaluation.accuracy(model, x, digits.y))
         print({key: values[-1] for key, values in log.items()}, flush=True)
 
     training.fit(model, train, method="pgd", epochs=EPOCHS, eps=EPS, steps=7, generator=draw,
