@@ -7,6 +7,7 @@ import functools
 import bf16
 import pytest
 import torch
+import training as cost
 from gradient_attacks import (
     OURS,
     PGD,
@@ -24,6 +25,7 @@ from gradient_attacks import (
 )
 from strategies import trained
 
+from course_lib import datasets
 from course_lib.attacks import lbfgs
 
 STEPS = 3
@@ -145,3 +147,14 @@ def test_the_verdict_on_bfloat16_is_that_on_auto(auto, verdict):
 def test_a_training_of_a_few_noise_images_takes_time(model):
     case = bf16.Case(model, "fast", images=4, batch=2)
     assert all(seconds > 0 for seconds in (bf16.seconds(case, c) for c in bf16.CHOICES))
+
+
+@pytest.mark.parametrize("method, steps", cost.PASSES)
+def test_a_method_costs_the_passes_that_the_benchmark_says(method, steps, monkeypatch):
+    model, passes = cost.network(), Passes()
+    monkeypatch.setattr(cost, "network", lambda: model)
+    images = datasets.mnist("train")[:20]
+    with counted(model, passes):
+        cost.ours(images, method, steps)
+    only_forward = passes.forward - passes.backward
+    assert (passes.backward + only_forward / 3) / 20 == pytest.approx(cost.PASSES[method, steps])
