@@ -681,7 +681,7 @@ def training_step(model, optimizer, attack, x, y):
         diagnose=_inner_maximum,
         stub='''
 def inner_maximum(model, x, y, eps, steps):
-    """x moved uphill by `steps` steps of size 2.5 * eps / steps, in ball and box."""
+    """x moved uphill in `steps` steps, within ball and box."""
     step = 2.5 * eps // steps
     x_adv = x
     for _ in range(steps):
