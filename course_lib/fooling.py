@@ -18,6 +18,7 @@ from course_lib import runtime
 from course_lib.attacks.one_pixel import log_odds
 from course_lib.evolution import Archive
 from course_lib.gradients import attacking, check_logits, check_step_size, device_of
+from course_lib.kernels.cppn import ACTIVATIONS, INPUTS, render_cppn
 
 
 class Encoding(Protocol):
@@ -72,22 +73,6 @@ class Direct:
         return genomes.clamp(0, 1)
 
 
-def _sigmoid(z: Tensor) -> Tensor:
-    return 2 * z.sigmoid() - 1
-
-
-def _gaussian(z: Tensor) -> Tensor:
-    return 2 * torch.exp(-z * z) - 1
-
-
-def _linear(z: Tensor) -> Tensor:
-    return z.clamp(-1, 1)
-
-
-ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (torch.sin, _sigmoid, _gaussian, _linear)
-_INPUTS = 4  # x, y, distance from the centre, bias
-
-
 @dataclass(frozen=True)
 class CPPN:
     """A compositional pattern-producing network: a small graph from a pixel's place to its colour.
@@ -108,13 +93,13 @@ class CPPN:
 
     @property
     def slots(self) -> int:
-        return _INPUTS + self.hidden + self.shape[0]
+        return INPUTS + self.hidden + self.shape[0]
 
     def start(self, n: int, generator: torch.Generator) -> Tensor:
         """n smallest graphs: every output reads the four inputs. [n, slots, 1 + slots]."""
         genomes = torch.zeros(n, self.slots, 1 + self.slots)
         outputs = genomes[:, -self.shape[0]:]
-        outputs[:, :, 1:1 + _INPUTS] = 2 * torch.randn(n, self.shape[0], _INPUTS,
+        outputs[:, :, 1:1 + INPUTS] = 2 * torch.randn(n, self.shape[0], INPUTS,
                                                        generator=generator)
         genomes[:, :, 0] = _random_activations((n, self.slots), generator)
         return genomes
@@ -141,19 +126,7 @@ class CPPN:
         self, genomes: Tensor, rows: int | None = None, columns: int | None = None
     ) -> Tensor:
         """Images [n, channels, rows, columns] in [0, 1]; any size, not only the encoding's own."""
-        rows, columns = rows or self.shape[1], columns or self.shape[2]
-        values = [v.expand(len(genomes), -1) for v in _places(rows, columns, genomes)]
-        # used[k][j]: whether any genome of the batch connects j -> k; what none has costs nothing.
-        used = (genomes[:, :, 1:] != 0).any(0).tolist()
-        for k in range(_INPUTS, self.slots):
-            z = torch.zeros_like(values[0])
-            for j in range(k):
-                if used[k][j]:
-                    z = torch.addcmul(z, genomes[:, k, 1 + j, None], values[j])
-            read = k >= self.slots - self.shape[0] or any(row[k] for row in used)
-            values.append(_activate(z, genomes[:, k, 0]) if read else z)
-        image = torch.stack(values[-self.shape[0]:], 1) / 2 + 0.5
-        return image.view(len(genomes), self.shape[0], rows, columns)
+        return render_cppn(genomes, self.shape[0], rows or self.shape[1], columns or self.shape[2])
 
     def valid(self, genomes: Tensor, before: Tensor) -> Tensor:
         """Genomes after a step of the weights: the graph and the activations stay as before."""
@@ -163,21 +136,21 @@ class CPPN:
     def _exists(self, weights: Tensor) -> Tensor:
         """Which slots are inputs, outputs or connected neurons. bool [n, slots]"""
         exists = (weights != 0).any(2)
-        exists[:, :_INPUTS] = True
+        exists[:, :INPUTS] = True
         exists[:, -self.shape[0]:] = True
         return exists
 
     def _neurons(self, weights: Tensor) -> Tensor:
         """Which slots are hidden neurons in use. bool [n, slots]"""
         exists = self._exists(weights)
-        exists[:, :_INPUTS] = False
+        exists[:, :INPUTS] = False
         exists[:, -self.shape[0]:] = False
         return exists
 
     def _add_connection(self, weights: Tensor, generator: torch.Generator) -> Tensor:
         exists, slot = self._exists(weights), torch.arange(self.slots, device=weights.device)
         source = exists & (slot < self.slots - self.shape[0])
-        sink = exists & (slot >= _INPUTS)
+        sink = exists & (slot >= INPUTS)
         free = source[:, None] & sink[:, :, None] & (slot < slot[:, None]) & (weights == 0)
         place, found = _pick(free.flatten(1), generator)
         value = torch.randn(len(weights), 1, generator=generator).to(weights)
@@ -221,24 +194,6 @@ def _pick(allowed: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     chance = _uniform(allowed.shape, generator, allowed.float()).masked_fill(~allowed, -1)
     best, index = chance.max(1, keepdim=True)
     return index, best[:, 0] >= 0
-
-
-def _places(rows: int, columns: int, like: Tensor) -> list[Tensor]:
-    """x and y from -1 to 1, the distance from the centre, and a constant 1; each [1, pixels]."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns),
-                          indexing="ij")
-    places = torch.stack([x, y, torch.hypot(x, y), torch.ones_like(x)]).to(like)
-    return list(places.flatten(1)[:, None].unbind(0))
-
-
-def _activate(z: Tensor, kinds: Tensor) -> Tensor:
-    """Each row of z [n, pixels] through its own activation; every row is computed once."""
-    result = torch.zeros_like(z)
-    for kind, activation in enumerate(ACTIVATIONS):
-        rows = (kinds == kind).nonzero()[:, 0]
-        if len(rows):
-            result = result.index_copy(0, rows, activation(z[rows]))
-    return result
 
 
 def evolve(

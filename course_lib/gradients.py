@@ -137,10 +137,10 @@ def logits_and_gradient(
 
     Shape: x [n, ...], y, target, sharp [n] -> logits [n, classes], gradient [n, ...]; detached.
     """
-    return in_parts(functools.partial(_pass, model, loss, check, done), x, y, target, sharp)
+    return in_parts(functools.partial(one_pass, model, loss, check, done), x, y, target, sharp)
 
 
-def _pass(
+def one_pass(
     model: nn.Module, loss: Loss, check: bool, done: Done | None, x: Tensor, y: Tensor,
     target: Tensor | None, sharp: Tensor | None,
 ) -> tuple[Tensor, Tensor]:

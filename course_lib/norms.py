@@ -155,7 +155,7 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
 
 
 def climb(
-    x: Tensor, gradient: Tensor, size: float, norm: str, share: float = 1.0
+    x: Tensor, gradient: Tensor, size: float | Tensor, norm: str, share: float = 1.0
 ) -> Tensor:
     """A step of the given size from x along the steepest direction, none of it wasted at the box.
 
@@ -167,7 +167,8 @@ def climb(
     l1 step is the best one in ball and box together (a fractional knapsack). For linf clamping
     the step to the box afterwards is; for l2 the box may cost some of the gain.
 
-    Shape: x, gradient [n, ...] -> the same. x must lie in the box.
+    Shape: x, gradient [n, ...] -> the same. x must lie in the box. size: a number, or a tensor that
+    holds one.
     share: how much of an l1 step, and of its range, one pixel may take; below 1 the step spreads,
     though a pixel may always move by a tenth of its range.
     Raises: as `steepest`.
@@ -182,7 +183,9 @@ def climb(
     room = torch.where(flat > 0, 1 - place, place) * (flat != 0)
     order = flat.abs().argsort(1, descending=True)
     # Below a tenth of the range, spreading would cost more than the curvature that it avoids.
-    room = room.gather(1, order).clamp_max(max(0.1, share * min(size, 1)))
+    most = share * size.clamp_max(1) if isinstance(size, Tensor) else share * min(size, 1)
+    room = room.gather(1, order).clamp_max(most.clamp_min(0.1) if isinstance(most, Tensor)
+                                           else max(0.1, most))
     # What is left of size when a pixel's turn comes, in double: the sum runs over every pixel.
     left = size - (room.cumsum(1, dtype=torch.float64) - room)
     moved = torch.zeros_like(flat).scatter(1, order, left.clamp_min(0).minimum(room).to(x.dtype))

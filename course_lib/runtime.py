@@ -84,13 +84,14 @@ def setup(lesson: int) -> None:
     import numpy as np
 
     from course_lib import plots
+    from course_lib.kernels import launch
 
     torch.manual_seed(lesson)
     np.random.seed(lesson)  # noqa: NPY002 - for what students write with it
     random.seed(lesson)
     plots.use_style()
     where = device()
-    name = (torch.cuda.get_device_name(where) if where.type == "cuda"
+    name = (f"{torch.cuda.get_device_name(where)}, {launch.path()}" if where.type == "cuda"
             else f"CPU, {torch.get_num_threads()} threads")
     budget = "quick" if quick() else "full"
     mode = ", lecture mode" if lecture() else ""

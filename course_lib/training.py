@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -222,8 +221,8 @@ def _inner_maximum(
     if method == "fgsm":
         return fgsm(model, x, y, eps=eps, norm=norm)
     if method == "pgd":
-        update = gradient_step(repeat(2.5 * eps / steps), eps, norm, SHARE)
-        return ascend(model, x, y, update=update, steps=steps, start=start).x_adv
+        return ascend(model, x, y, update=gradient_step(eps, norm, SHARE),
+                      sizes=[2.5 * eps / steps] * steps, start=start).x_adv
     if method == "trades":
         return _farthest(model, x, start, eps=eps, steps=steps, norm=norm)
     gradient = input_gradient(model, start, y)

@@ -43,30 +43,30 @@ def test_two_steps_by_hand(companion):
 
 def test_the_momentum_by_hand():
     """g_1 = grad / ||grad||_1, g_2 = mu g_1 + grad / ||grad||_1, each image by its own size."""
-    update = momentum_step(0.1, 0.5, "linf", mu=0.5)
+    update = momentum_step(0.5, "linf", mu=0.5)
     gradient = torch.tensor([[1.0, -3.0], [40.0, 0.0]]).view(2, 1, 1, 2)
     x = torch.full_like(gradient, 0.5)
-    _, g = update(x, gradient, x, None)
+    _, g = update(x, gradient, x, None, 0.1)
     assert g.flatten(1).tolist() == [[0.25, -0.75], [1.0, 0.0]]
-    _, g = update(x, -gradient.flip(3), x, g)
+    _, g = update(x, -gradient.flip(3), x, g, 0.1)
     assert g.flatten(1).tolist() == [[0.125 + 0.75, -0.375 - 0.25], [0.5, -1.0]]
 
 
 def test_a_zero_gradient_leaves_the_momentum_finite():
-    update = momentum_step(0.1, 0.5, "linf", mu=1.0)
+    update = momentum_step(0.5, "linf", mu=1.0)
     gradient = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).view(2, 1, 1, 2)
     x = torch.full_like(gradient, 0.5)
-    x_t, g = update(x, gradient, x, None)
+    x_t, g = update(x, gradient, x, None, 0.1)
     assert g.flatten(1).tolist() == [[0.0, 0.0], [0.5, 0.5]]
     assert torch.equal(x_t[0], x[0])
 
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e30, 1e37])
 def test_the_size_of_the_gradient_does_not_matter(scale):
-    update = momentum_step(0.1, 0.5, "linf", mu=1.0)
+    update = momentum_step(0.5, "linf", mu=1.0)
     gradient = torch.tensor([[3.0, -1.0]]).view(1, 1, 1, 2)
     x = torch.full_like(gradient, 0.5)
-    _, g = update(x, gradient * scale, x, None)
+    _, g = update(x, gradient * scale, x, None, 0.1)
     assert g.flatten().tolist() == pytest.approx([0.75, -0.25], rel=1e-2)
 
 
@@ -120,11 +120,11 @@ def test_the_result_stays_in_the_ball_for_any_mu(mu):
 
 def test_the_noise_of_an_image_without_gradient_is_not_spread():
     """A companion whose gradient vanishes now and then must not touch the momentum of others."""
-    update = momentum_step(0.1, 0.5, "l2", mu=1.0)
+    update = momentum_step(0.5, "l2", mu=1.0)
     x = torch.rand(3, 1, 2, 2, generator=generator())
     gradient = torch.randn(3, 1, 2, 2, generator=generator())
-    together = update(x, gradient, x, None)
+    together = update(x, gradient, x, None, 0.1)
     gradient[1] = 0
-    apart = update(x, gradient, x, None)
+    apart = update(x, gradient, x, None, 0.1)
     for one, two in zip(together, apart, strict=True):
         assert torch.equal(one[[0, 2]], two[[0, 2]])

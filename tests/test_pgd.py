@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import repeat
-
 import pytest
 import torch
 from strategies import Counting, convolutional, generator, images, labels, linear, trained
@@ -101,8 +99,9 @@ def test_restarts_are_runs_with_the_next_noise_where_the_last_ones_failed(name, 
     s, eps, source = trained(), EPS[name], generator(3)
     expected = done = None
     for _ in range(3):
-        run = ascend(s.model, s.x, s.y, start=start(s.x, eps, name, source), steps=3,
-                     update=gradient_step(repeat(eps / 3), eps, name, 0.25), early_stop=early_stop)
+        run = ascend(s.model, s.x, s.y, start=start(s.x, eps, name, source),
+                     sizes=[eps / 3] * 3, update=gradient_step(eps, name, 0.25),
+                     early_stop=early_stop)
         if expected is None:
             expected, done = run
         else:

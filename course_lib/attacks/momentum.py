@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from course_lib import kernels
 from course_lib.ascent import Callback, Update, ascend
 from course_lib.gradients import Loss, check_step_size, cross_entropy
+from course_lib.kernels.launch import fused
+from course_lib.kernels.steps import accumulate
 from course_lib.norms import check_ball, climb, project_box
 
 
@@ -34,17 +37,16 @@ class Ensemble(nn.Module):
         return torch.stack([model(x) for model in self.models]).mean(0)
 
 
-def momentum_step(step_size: float, eps: float, norm: str, mu: float) -> Update:
+def momentum_step(eps: float, norm: str, mu: float) -> Update:
     """The update of Dong et al.: accumulate l1-normalised gradients, then step along their sum."""
 
     def update(
-        x_t: Tensor, gradient: Tensor, x: Tensor, g: Tensor | None
+        x_t: Tensor, gradient: Tensor, x: Tensor, g: Tensor | None, size: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        size = gradient.flatten(1).abs().sum(1).view(-1, *[1] * (gradient.dim() - 1))
-        # A zero gradient adds nothing; dividing by its size would make NaN of the momentum.
-        unit = gradient / torch.where(size > 0, size, torch.ones_like(size))
-        g = unit if g is None else mu * g + unit
-        return project_box(climb(x_t, g, step_size, norm), x, eps, norm), g
+        if fused(x) and norm == "linf":  # the two lines below in one pass over memory
+            return kernels.momentum_step(x_t, gradient, x, g, size, eps, mu)
+        g = accumulate(gradient, g, mu)
+        return project_box(climb(x_t, g, size, norm), x, eps, norm), g
 
     return update
 
@@ -76,5 +78,5 @@ def mifgsm(
         raise ValueError(f"mu = {mu}: the decay factor must be >= 0 (the paper uses 1)")
     alpha = eps / max(steps, 1) if step_size is None else step_size
     check_step_size(alpha)
-    return ascend(model, x, y, update=momentum_step(alpha, eps, norm, mu), steps=steps,
+    return ascend(model, x, y, update=momentum_step(eps, norm, mu), sizes=[alpha] * steps,
                   target=target, loss=loss, early_stop=early_stop, callback=callback).x_adv

@@ -21,6 +21,7 @@ from course_lib.evolution import (
     problem_generators,
 )
 from course_lib.gradients import attacking, check_finite, check_images, check_outputs, in_parts
+from course_lib.kernels import paint
 
 # Candidates go through the model in batches of about so many image entries.
 _BATCH_ENTRIES = 2**20
@@ -164,27 +165,6 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     """
     others = logits.scatter(1, y[:, None], -torch.inf)
     return logits.gather(1, y[:, None]).squeeze(1) - others.logsumexp(1)
-
-
-def paint(x: Tensor, genes: Tensor) -> Tensor:
-    """Set pixels of an image: genes hold (column, row, colour) pixel after pixel.
-
-    Positions are floored, colours rounded to the 256 grey levels, so the result is a real image.
-    Where two pixels share a place, the later one covers the earlier.
-
-    Shape: x [n, channels, rows, columns], genes [n, pixels * (2 + channels)] -> like x.
-
-    >>> paint(torch.zeros(1, 1, 2, 3), torch.tensor([[2.9, 0.0, 1.0]]))[0, 0]
-    tensor([[0., 0., 1.],
-            [0., 0., 0.]])
-    """
-    n, channels, rows, columns = x.shape
-    result, image = x.clone(), torch.arange(n, device=x.device)
-    for pixel in genes.reshape(n, -1, 2 + channels).unbind(1):
-        column = pixel[:, 0].long().clamp(0, columns - 1)
-        row = pixel[:, 1].long().clamp(0, rows - 1)
-        result[image, :, row, column] = (pixel[:, 2:].clamp(0, 1) * 255).round() / 255
-    return result
 
 
 class Corners(NamedTuple):

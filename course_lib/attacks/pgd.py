@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import repeat
-
 import torch
 from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.ascent import Callback, Update, ascend
 from course_lib.gradients import Loss, check_images, check_step_size, cross_entropy
+from course_lib.kernels.launch import fused
+from course_lib.kernels.steps import l2_step, linf_step
 from course_lib.norms import check_ball, climb, project_box, uniform_ball
 
 # An l1 step of PGD moves no pixel by more than a quarter of the step or of the pixel's range. The
@@ -19,14 +18,16 @@ from course_lib.norms import check_ball, climb, project_box, uniform_ball
 SHARE = 0.25
 
 
-def gradient_step(
-    step_sizes: Iterable[float], eps: float, norm: str, share: float = 1.0
-) -> Update:
+def gradient_step(eps: float, norm: str, share: float = 1.0) -> Update:
     """The update x_(t+1) = Pi(climb(x_t, grad, alpha_t)), Pi onto eps-ball and box."""
-    alpha = iter(step_sizes)
+    on_gpu = {"linf": linf_step, "l2": l2_step}  # the same in one pass over memory
 
-    def update(x_t: Tensor, gradient: Tensor, x: Tensor, state: None) -> tuple[Tensor, None]:
-        return project_box(climb(x_t, gradient, next(alpha), norm, share), x, eps, norm), state
+    def update(
+        x_t: Tensor, gradient: Tensor, x: Tensor, state: None, size: float | Tensor
+    ) -> tuple[Tensor, None]:
+        if fused(x) and norm in on_gpu:
+            return on_gpu[norm](x_t, gradient, x, size, eps), state
+        return project_box(climb(x_t, gradient, size, norm, share), x, eps, norm), state
 
     return update
 
@@ -65,7 +66,7 @@ def ifgsm(
     check_ball(eps, norm)
     alpha = eps / max(steps, 1) if step_size is None else step_size
     check_step_size(alpha)
-    return ascend(model, x, y, update=gradient_step(repeat(alpha), eps, norm), steps=steps,
+    return ascend(model, x, y, update=gradient_step(eps, norm), sizes=[alpha] * steps,
                   target=target, loss=loss, early_stop=early_stop, callback=callback).x_adv
 
 
@@ -118,7 +119,7 @@ def pgd(
             noise = uniform_ball(x.shape, eps, norm, generator).to(x)
             start = project_box(x + noise, x, eps, norm)
         result = ascend(
-            model, x[left], y[left], update=gradient_step(sizes, eps, norm, SHARE), steps=steps,
+            model, x[left], y[left], update=gradient_step(eps, norm, SHARE), sizes=sizes,
             start=start[left], target=None if target is None else target[left], loss=loss,
             early_stop=early_stop, callback=callback,
         )

@@ -1,0 +1,78 @@
+"""Candidates of the one-pixel attack: many copies of an image, each with a few other pixels.
+
+Taught in lesson 06.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from course_lib.kernels import launch
+from course_lib.kernels.launch import fused, jit
+
+if launch.AVAILABLE:
+    import triton
+    import triton.language as tl
+
+_BLOCK = 1024
+
+
+def paint(x: Tensor, genes: Tensor) -> Tensor:
+    """Set pixels of an image: genes hold (column, row, colour) pixel after pixel.
+
+    Positions are floored, colours rounded to the 256 grey levels, so the result is a real image.
+    Where two pixels share a place, the later one covers the earlier. The kernel writes every
+    candidate once; it reads one image for all of them where `x` is expanded.
+
+    Shape: x [n, channels, rows, columns], genes [n, pixels * (2 + channels)] -> like x.
+    Lesson: 06.
+
+    >>> paint(torch.zeros(1, 1, 2, 3), torch.tensor([[2.9, 0.0, 1.0]]))[0, 0]
+    tensor([[0., 0., 1.],
+            [0., 0., 0.]])
+    """
+    n, channels, rows, columns = x.shape
+    genes = genes.reshape(n, -1, 2 + channels)
+    if fused(x):
+        return _painted(x, genes.contiguous())
+    result, image = x.clone(), torch.arange(n, device=x.device)
+    for pixel in genes.unbind(1):
+        column = pixel[:, 0].long().clamp(0, columns - 1)
+        row = pixel[:, 1].long().clamp(0, rows - 1)
+        result[image, :, row, column] = (pixel[:, 2:].clamp(0, 1) * 255).round() / 255
+    return result
+
+
+def _painted(x: Tensor, genes: Tensor) -> Tensor:
+    n, channels, rows, columns = x.shape
+    if not x[0].is_contiguous():
+        x = x.contiguous()
+    result = x.new_empty(x.shape)
+    entries = channels * rows * columns
+    _paint[(triton.cdiv(entries, _BLOCK), n)](
+        x, x.stride(0), genes, result, rows, columns, entries, CHANNELS=channels,
+        PIXELS=genes.shape[1], BLOCK=_BLOCK)
+    return result
+
+
+@jit
+def _paint(
+    x, stride, genes, result, rows, columns, entries, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    i, candidate = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
+    inside = i < entries
+    channel, row, column = i // (rows * columns), i // columns % rows, i % columns
+    value = tl.load(x + candidate * stride + i, inside)
+    # Adding this number leaves no place for what is behind the point: rounding, half to even.
+    whole = 2.0**23 if value.dtype == tl.float32 else 2.0**52
+    for pixel in range(PIXELS):
+        gene = genes + (candidate * PIXELS + pixel) * (2 + CHANNELS)
+        at_column = tl.minimum(tl.maximum(tl.load(gene).to(tl.int32), 0), columns - 1)
+        at_row = tl.minimum(tl.maximum(tl.load(gene + 1).to(tl.int32), 0), rows - 1)
+        here = inside & (column == at_column) & (row == at_row)
+        colour = tl.minimum(tl.maximum(tl.load(gene + 2 + channel, here, 0), 0.0), 1.0)
+        levels = (colour * 255 + whole - whole).to(tl.float64)
+        value = tl.where(here, (levels / 255).to(value.dtype), value)
+    tl.store(result + candidate * entries + i, value, inside)

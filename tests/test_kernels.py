@@ -1,0 +1,151 @@
+"""Each kernel beside its plain twin: compiled where there is a GPU, else in Triton's interpreter.
+
+The interpreter is chosen for a whole process, so without a GPU one test starts another pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from course_lib import kernels
+from course_lib.fooling import CPPN
+from course_lib.kernels import cppn, launch, pixels, steps
+
+KERNELS = launch.INTERPRETED or torch.cuda.is_available()
+WHERE = "cpu" if launch.INTERPRETED or not KERNELS else "cuda"
+SHAPES = [(1, 1, 1, 1), (3, 3, 7, 5), (2, 1, 28, 28), (2, 3, 33, 47), (1, 3, 1, 1025)]
+TWINS = {"linf": kernels.linf_step, "l2": kernels.l2_step}
+needs_kernels = pytest.mark.skipif(not KERNELS, reason="no GPU, and Triton's interpreter is off")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(KERNELS, reason="the tests below run in this process")
+def test_under_the_interpreter():
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n0", "-q", __file__], capture_output=True, text=True,
+        env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def plain(function, *arguments):
+    """The twin's result, whatever kernels there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (steps, pixels, cppn):
+            patch.setattr(module, "fused", lambda x: False)
+        return function(*arguments)
+
+
+def drawn(shape: tuple[int, ...], layout: str, dtype: torch.dtype, seed: int) -> Tensor:
+    """Uniform numbers whose memory is plain, channels_last, or not contiguous at all."""
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = x.to(WHERE, dtype)
+    if layout == "channels_last":
+        return x.contiguous(memory_format=torch.channels_last)
+    return x if layout == "plain" else torch.stack([x, x], -1)[..., 0]
+
+
+def attacked(shape, layout, dtype, eps):
+    """Clean images, a point of the linf-ball around them, a gradient with zeros in it."""
+    x, noise, gradient = (drawn(shape, layout, dtype, seed) for seed in range(3))
+    gradient = torch.where(gradient < 0.1, 0, gradient - 0.5)
+    return (x + eps * (2 * noise - 1)).clamp(0, 1), gradient, x
+
+
+def close(found, expected, dtype):
+    tolerance = 1e-13 if dtype == torch.float64 else 3e-7
+    assert found.shape == expected.shape and found.dtype == dtype
+    assert (found - expected).abs().max() <= tolerance
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize("layout", ["plain", "channels_last", "strided"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("norm", TWINS)
+def test_a_step_is_that_of_its_twin(norm, shape, layout, dtype):
+    eps = 0.3
+    given = attacked(shape, layout, dtype, eps)
+    for size in (0.05, 5.0, torch.full((), 0.05, dtype=dtype, device=WHERE)):
+        expected = plain(TWINS[norm], *given, size, eps)
+        found = TWINS[norm](*given, size, eps)
+        if norm == "linf":
+            assert torch.equal(found, expected)
+        close(found, expected, dtype)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize("layout", ["plain", "channels_last", "strided"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_step_with_momentum_is_that_of_its_twin(shape, layout, dtype):
+    x_t, gradient, x = attacked(shape, layout, dtype, 0.3)
+    g = drawn(shape, layout, dtype, 3) - 0.5
+    for part, expected in zip(kernels.momentum_step(x_t, gradient, x, g, 0.05, 0.3, 0.9),
+                              plain(kernels.momentum_step, x_t, gradient, x, g, 0.05, 0.3, 0.9),
+                              strict=True):
+        close(part, expected, dtype)
+
+
+@needs_kernels
+@pytest.mark.parametrize("norm", TWINS)
+def test_a_gradient_of_zero_moves_nothing(norm):
+    x_t, gradient, x = attacked((2, 3, 4, 4), "plain", torch.float32, 0.3)
+    gradient[0] = 0
+    assert torch.equal(kernels.linf_step(x_t, gradient, x, 0.1, 0.3)[0], x_t[0])
+    found, memory = kernels.momentum_step(x_t, gradient, x, torch.zeros_like(x), 0.1, 0.3, 1.0)
+    assert torch.equal(found[0], x_t[0]) and not memory[0].any() and memory.isfinite().all()
+    close(kernels.l2_step(x_t, gradient, x, 0.1, 9.0)[0], x_t[0], torch.float32)
+
+
+@needs_kernels
+def test_an_l2_step_stays_inside_its_ball():
+    x_t, gradient, x = attacked((4, 3, 33, 47), "plain", torch.float32, 0.5)
+    r = kernels.l2_step(x_t, gradient, x, 3.0, 0.7) - x
+    assert (r.flatten(1).norm(dim=1) <= 0.7 + 1e-6).all()
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_candidates_are_painted_as_by_the_twin(shape, count, dtype):
+    _, channels, rows, columns = shape
+    draw = torch.Generator().manual_seed(0)
+    colours = 2 * torch.rand(40, count, channels, generator=draw) - 0.5  # outside the box too
+    levels = torch.arange(40)[:, None, None] / 255 + 0.5 / 255  # half-way between grey levels
+    colours[:, :1] = torch.where(torch.rand(40, 1, channels, generator=draw) < 0.5,
+                                 levels, colours[:, :1])
+    places = torch.rand(40, count, 2, generator=draw) * torch.tensor([columns, rows])
+    genes = torch.cat([places, colours], 2).flatten(1).to(WHERE, dtype)
+    image = drawn(shape, "plain", dtype, 0)[:1]
+    for x in (image.expand(40, -1, -1, -1), image.repeat(40, 1, 1, 1)):
+        assert torch.equal(kernels.paint(x, genes), plain(kernels.paint, x, genes))
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [(1, 5, 7), (3, 28, 28)], ids=str)
+def test_pictures_are_those_of_the_twin(size):
+    encoding, draw = CPPN(size), torch.Generator().manual_seed(0)
+    genomes = encoding.start(6, draw)
+    for _ in range(20):
+        genomes = encoding.mutate(genomes, draw)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        given = genomes.to(WHERE, dtype)
+        found, expected = encoding.render(given), plain(encoding.render, given)
+        assert found.shape == expected.shape and (found - expected).abs().max() <= tolerance
+
+
+@needs_kernels
+def test_the_twin_renders_where_a_gradient_is_asked_for():
+    genomes = CPPN((1, 8, 8)).start(2, torch.Generator().manual_seed(0)).to(WHERE)
+    genomes.requires_grad_()
+    CPPN((1, 8, 8)).render(genomes).sum().backward()
+    assert genomes.grad.abs().sum() > 0
