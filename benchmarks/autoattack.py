@@ -2,13 +2,14 @@
 
     python benchmarks/autoattack.py                   the two networks for digits
     python benchmarks/autoattack.py data/cache/cifar10_jpeg         and cifar_allconv
+    python benchmarks/autoattack.py data/cache/cifar10_jpeg --at-once 1000         on a GPU
 
 writes data/results/autoattack.json: how many images still have their name after `robust_accuracy`
 with the attacks of `strong_attacks(targeted_steps=100, queries=5000)` and after the AutoAttack of
 torchattacks: APGD-CE, APGD-T, FAB-T with 100 steps and nine targets each, Square with 5,000
 queries. (`torchattacks.AutoAttack` itself has 10 steps in each of the first three.) Both get the
-same fifty images at a time, in turn, and `course_lib.evaluation` judges both; each fifty are
-written down at once, and an interrupted run goes on. About 90 minutes on two cores.
+same fifty images at a time, or --at-once, in turn, and `course_lib.evaluation` judges both; each
+fifty are written down at once, and an interrupted run goes on. About 90 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from fractions import Fraction
+from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,6 @@ from course_lib.evaluation import fooled, robust_accuracy, strong_attacks
 
 CONTESTS = [("mnist_cnn", "0.1", 1000), ("mnist_cnn_robust", "0.3", 1000),
             ("cifar_allconv", "1/255", 200)]
-AT_ONCE = 50
 
 
 def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, queries: int) -> Tensor:
@@ -75,10 +76,19 @@ def summary(slices: Sequence[dict]) -> dict[str, float]:
             "times as long": total["torchattacks", "seconds"] / total["course_lib", "seconds"]}
 
 
+def device_name() -> str:
+    """What computes: the GPU's name, or the number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", help="CIFAR-10, see datasets.cifar10_folder")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument("--at-once", type=int, default=50, help="images per turn")
+    args = parser.parse_args(arguments)
+    folder, size = args.folder, args.at_once
     file = runtime.RESULTS / "autoattack.json"
     record = json.loads(file.read_text()) if file.exists() else {}
     found = record.get("slices", {})
@@ -88,12 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = models.load(name)
         test = cards.images_of(name, folder, "test")[:images].floats()
         done = found.setdefault(f"{name}, {radius}", [])
-        for i in range(len(done) * AT_ONCE, images, AT_ONCE):
-            part = test[i:i + AT_ONCE].to(runtime.device())
+        for i in range(sum(part["images"] for part in done), images, size):
+            part = test[i:i + size].to(runtime.device())
             done.append({"images": len(part)} | contest(
                 model, part.x, part.y, float(Fraction(radius))))
             runtime.record("autoattack", "python benchmarks/autoattack.py data/cache/cifar10_jpeg",
-                           threads=torch.get_num_threads(),
+                           device=device_name(), at_once=size,
+                           torchattacks=version("torchattacks"),
                            **{key: summary(parts) for key, parts in found.items()}, slices=found)
             print(name, radius, i, done[-1], flush=True)
         print(name, radius, summary(done), flush=True)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from course_lib import datasets, generator, models, runtime
 from course_lib.attacks import lbfgs, pgd
 from course_lib.evaluation import Attack, fooled, robust_accuracy
-from course_lib.gradients import attacking
+from course_lib.gradients import attacking, device_of
 from course_lib.norms import norm, uniform_ball
 
 OURS = "course_lib"
@@ -67,7 +67,7 @@ class SameStart(foolbox.attacks.LinfPGD):
 
 def foolbox_pgd(model: nn.Module, eps: float, steps: int, step_size: float) -> Attack:
     attack = SameStart(abs_stepsize=step_size, steps=steps)
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=device_of(model))
     return lambda model, x, y: attack.run(wrapped, x, y, epsilon=eps)
 
 
@@ -92,11 +92,11 @@ def art_pgd(model: nn.Module, eps: float, steps: int, step_size: float) -> Attac
     def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         classifier = PyTorchClassifier(
             Whole(model), nn.CrossEntropyLoss(), tuple(x.shape[1:]), nb_classes=classes,
-            clip_values=(0.0, 1.0), device_type="cpu")
+            clip_values=(0.0, 1.0), device_type="gpu" if x.is_cuda else "cpu")
         generate = ProjectedGradientDescentPyTorch(
             classifier, eps=eps, eps_step=step_size, max_iter=steps, num_random_init=1,
             batch_size=len(x), verbose=False).generate
-        return torch.from_numpy(generate(x.numpy(), y.numpy()))
+        return torch.from_numpy(generate(x.numpy(force=True), y.numpy(force=True))).to(x)
 
     return attack
 

@@ -26,7 +26,6 @@ def test_not_behind_autoattack(name, radius, surer):
 def test_the_contest_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "RESULTS", tmp_path)
     monkeypatch.setattr(autoattack, "CONTESTS", [("mnist_cnn", "0.1", 30)])
-    monkeypatch.setattr(autoattack, "AT_ONCE", 10)
     asked = []
 
     def contest(model, x, y, eps):
@@ -38,9 +37,9 @@ def test_the_contest_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(autoattack, "contest", contest)
     with pytest.raises(KeyboardInterrupt):
-        autoattack.main([])
+        autoattack.main(["--at-once", "10"])
     asked.pop()
-    autoattack.main([])
+    autoattack.main(["--at-once", "10"])
     record = json.loads((tmp_path / "autoattack.json").read_text())
     assert record["mnist_cnn, 0.1"] == {
         "images": 30, "course_lib": 30, "torchattacks": 40, "times as long": 2}

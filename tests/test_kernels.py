@@ -14,9 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from course_lib import kernels
+from course_lib import ascent, datasets, kernels, models
+from course_lib.attacks import ifgsm, mifgsm, pgd
+from course_lib.evaluation import fooled
 from course_lib.fooling import CPPN
-from course_lib.kernels import cppn, launch, pixels, steps
+from course_lib.kernels import launch
 
 KERNELS = launch.INTERPRETED or torch.cuda.is_available()
 WHERE = "cpu" if launch.INTERPRETED or not KERNELS else "cuda"
@@ -38,8 +40,7 @@ def test_under_the_interpreter():
 def plain(function, *arguments):
     """The twin's result, whatever kernels there are."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (steps, pixels, cppn):
-            patch.setattr(module, "fused", lambda x: False)
+        patch.setattr(launch, "AVAILABLE", False)
         return function(*arguments)
 
 
@@ -149,3 +150,46 @@ def test_the_twin_renders_where_a_gradient_is_asked_for():
     genomes.requires_grad_()
     CPPN((1, 8, 8)).render(genomes).sum().backward()
     assert genomes.grad.abs().sum() > 0
+
+
+# --- steps replayed as a CUDA graph, on a GPU alone; test_ascent.py tests the loop around them ---
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def digits(n: int) -> tuple[torch.nn.Module, Tensor, Tensor]:
+    images = datasets.mnist("test")[:n].to("cuda")
+    return models.load("mnist_cnn").to("cuda"), images.x, images.y
+
+
+@on_gpu
+@pytest.mark.parametrize("early_stop", [False, True])
+@pytest.mark.parametrize("name", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("attack", [ifgsm, pgd, mifgsm])
+def test_replayed_steps_fool_the_same_images(attack, name, early_stop, monkeypatch, recwarn):
+    model, x, y = digits(200)
+    options = {"eps": {"linf": 0.1, "l2": 1.5, "l1": 8}[name], "norm": name, "steps": 20,
+               "early_stop": early_stop}
+    flags = fooled(model, attack(model, x, y, **options), y)
+    assert not recwarn.list, "captured, or this tests nothing"
+    monkeypatch.setattr(launch, "AVAILABLE", False)
+    monkeypatch.setattr(ascent, "_replayed", lambda *given: ascent._stepwise(*given, callback=None))
+    expected = fooled(model, attack(model, x, y, **options), y)
+    assert 0.05 < expected.float().mean() < 1 and (flags != expected).sum() <= 1
+
+
+@on_gpu
+def test_a_model_that_waits_for_the_gpu_is_attacked_step_by_step():
+    class Waits(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model(x) * (1 if x.max().item() > 0 else 2)
+
+    model, x, y = digits(50)
+    expected = fooled(model, pgd(model, x, y, eps=0.1, steps=20), y)
+    with pytest.warns(UserWarning, match="no CUDA graph"):
+        found = pgd(Waits(model), x, y, eps=0.1, steps=20)
+    assert torch.equal(fooled(model, found, y), expected)
