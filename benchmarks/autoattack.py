@@ -100,11 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done = found.setdefault(f"{name}, {radius}", [])
         for i in range(sum(part["images"] for part in done), images, size):
             part = test[i:i + size].to(runtime.device())
-            done.append({"images": len(part)} | contest(
-                model, part.x, part.y, float(Fraction(radius))))
+            done.append({"images": len(part), "device": device_name(),
+                         "version": version("torchattacks")} | contest(
+                model, part.x.contiguous(),  # FAB takes no channels_last
+                part.y, float(Fraction(radius))))
             runtime.record("autoattack", "python benchmarks/autoattack.py data/cache/cifar10_jpeg",
-                           device=device_name(), at_once=size,
-                           torchattacks=version("torchattacks"),
                            **{key: summary(parts) for key, parts in found.items()}, slices=found)
             print(name, radius, i, done[-1], flush=True)
         print(name, radius, summary(done), flush=True)

@@ -22,7 +22,7 @@ from course_lib.gradients import (
     logits_and_gradient,
     one_pass,
 )
-from course_lib.kernels.graph import captured
+from course_lib.kernels.graph import aside, captured
 
 # (x_t, gradient at x_t, clean x, state, step size) -> (x_(t+1), state). The state is a tensor whose
 # first dimension counts images (a momentum, say), or None. The size is a number, or on a GPU a
@@ -116,16 +116,14 @@ def _replayed(
     model: nn.Module, x: Tensor, y: Tensor, update: Update, sizes: Sequence[float], start: Tensor,
     target: Tensor | None, loss: Loss, early_stop: bool,
 ) -> Ascent:
-    """The same on a GPU: the second step is captured and all others are its replays.
+    """The same on a GPU: all steps but the first are replays of one that is captured.
 
     Every tensor stays where it is. Images that are fooled are dropped when half of a batch is.
     """
+    stream = torch.cuda.Stream()
     result, fooled = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     active, best, done = torch.arange(len(x), device=x.device), result.clone(), fooled.clone()
     finite, size = torch.ones_like(fooled[0]), x.new_full((), sizes[0])
-    _, gradient = logits_and_gradient(model, start, y, target, loss, check=True)
-    x_t, state = update(start, gradient, x, None, sizes[0])
-
     def judge(logits: Tensor) -> None:
         finite.logical_and_(logits.isfinite().all())
         hit = is_fooled(logits, y, target)
@@ -141,7 +139,13 @@ def _replayed(
         if state is not None:
             state.copy_(memory)
 
-    replay: Callable[[], None] | None = None
+    with aside(stream):
+        logits, gradient = logits_and_gradient(model, start, y, target, loss, check=True)
+        x_t, state = update(start, gradient, x, None, size)
+        judge(logits)  # the start does not count, but the next step shall find all prepared
+    best.copy_(x)
+    done.zero_()
+    replay: Callable[[], None] | None = captured(step, stream)
     for t, number in enumerate(sizes[1:], 1):
         if early_stop and t % _LOOK == 0 and 2 * int(done.sum()) >= len(done):
             result[active], fooled[active] = best, done
@@ -155,7 +159,9 @@ def _replayed(
             replay = None  # the graph of the larger batch does not fit
         size.fill_(number)
         if replay is None:
-            replay = captured(step)
+            with aside(stream):
+                step()
+            replay = captured(step, stream)
         else:
             replay()
     judge(forward(model, x_t))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import given
@@ -513,11 +515,9 @@ def test_is_fooled():
 @pytest.fixture
 def on_gpu(monkeypatch):
     """The loop of the GPU on a CPU: what would be captured runs as it is."""
-    def uncaptured(work):
-        work()
-        return work
-
-    monkeypatch.setattr(course_lib.ascent, "captured", uncaptured)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(course_lib.ascent, "aside", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(course_lib.ascent, "captured", lambda work, stream: work)
     monkeypatch.setattr(course_lib.ascent, "_stepwise",
                         lambda *arguments: course_lib.ascent._replayed(*arguments[:-1]))
 

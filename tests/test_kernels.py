@@ -120,15 +120,17 @@ def test_an_l2_step_stays_inside_its_ball():
 def test_candidates_are_painted_as_by_the_twin(shape, count, dtype):
     _, channels, rows, columns = shape
     draw = torch.Generator().manual_seed(0)
-    colours = 2 * torch.rand(40, count, channels, generator=draw) - 0.5  # outside the box too
-    levels = torch.arange(40)[:, None, None] / 255 + 0.5 / 255  # half-way between grey levels
-    colours[:, :1] = torch.where(torch.rand(40, 1, channels, generator=draw) < 0.5,
+    colours = 2 * torch.rand(12, count, channels, generator=draw) - 0.5  # outside the box too
+    levels = torch.arange(12)[:, None, None] / 255 + 0.5 / 255  # half-way between grey levels
+    colours[:, :1] = torch.where(torch.rand(12, 1, channels, generator=draw) < 0.5,
                                  levels, colours[:, :1])
-    places = torch.rand(40, count, 2, generator=draw) * torch.tensor([columns, rows])
+    places = torch.rand(12, count, 2, generator=draw) * torch.tensor([columns, rows])
     genes = torch.cat([places, colours], 2).flatten(1).to(WHERE, dtype)
     image = drawn(shape, "plain", dtype, 0)[:1]
-    for x in (image.expand(40, -1, -1, -1), image.repeat(40, 1, 1, 1)):
-        assert torch.equal(kernels.paint(x, genes), plain(kernels.paint, x, genes))
+    for x in (image.expand(12, -1, -1, -1), image.repeat(12, 1, 1, 1)):
+        # The twin on the CPU: on a GPU PyTorch multiplies by 1 / 255, the last digit may differ.
+        expected = plain(kernels.paint, x.cpu(), genes.cpu())
+        assert torch.equal(kernels.paint(x, genes).cpu(), expected)
 
 
 @needs_kernels

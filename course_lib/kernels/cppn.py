@@ -18,7 +18,7 @@ if launch.AVAILABLE:
     import triton.language as tl
 
 INPUTS = 4  # x, y, distance from the centre, bias
-_BLOCK = 128
+_BLOCK = 256
 
 
 def _sigmoid(z: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ def render_cppn(genomes: Tensor, channels: int, rows: int, columns: int) -> Tens
 
 def _places(rows: int, columns: int, like: Tensor) -> Tensor:
     """x and y from -1 to 1, the distance from the centre, and a constant 1: [4, pixels]."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns),
-                          indexing="ij")
-    return torch.stack([x, y, torch.hypot(x, y), torch.ones_like(x)]).to(like).flatten(1)
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, size, dtype=like.dtype, device=like.device)
+                            for size in (rows, columns)), indexing="ij")
+    return torch.stack([x, y, torch.hypot(x, y), torch.ones_like(x)]).flatten(1)
 
 
 def _activate(z: Tensor, kinds: Tensor) -> Tensor:
@@ -85,29 +85,29 @@ def _rendered(genomes: Tensor, places: Tensor, channels: int) -> Tensor:
     pixels = places.shape[1]
     result = genomes.new_empty(n, channels, pixels)
     _render[(triton.cdiv(pixels, _BLOCK), n)](
-        genomes, places, result, slots, channels, pixels, INPUTS=INPUTS,
-        SLOTS=triton.next_power_of_2(slots), BLOCK=_BLOCK)
+        genomes, places, result, pixels, SLOTS=slots, CHANNELS=channels, BLOCK=_BLOCK)
     return result
 
 
 @jit
 def _render(
-    genomes, places, result, slots, channels, pixels, INPUTS: tl.constexpr, SLOTS: tl.constexpr,
+    genomes, places, result, pixels, SLOTS: tl.constexpr, CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     pixel, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
-    slot, inside = tl.arange(0, SLOTS), pixel < pixels
-    values = tl.load(places + slot[:, None] * pixels + pixel,  # [SLOTS, BLOCK]: h_0 to h_3
-                     (slot[:, None] < INPUTS) & inside, 0)
-    for k in range(INPUTS, slots):
-        gene = genomes + (image * slots + k) * (1 + slots)
-        weights = tl.load(gene + 1 + slot, slot < k, 0)
-        z = tl.sum(weights[:, None] * values, 0)
+    inside, place = pixel < pixels, places + pixel
+    values = (tl.load(place, inside), tl.load(place + pixels, inside),
+              tl.load(place + 2 * pixels, inside), tl.load(place + 3 * pixels, inside))
+    for k in tl.static_range(4, SLOTS):  # unrolled: every h_k stays in a register
+        gene = genomes + (image * SLOTS + k) * (1 + SLOTS)
+        z = tl.load(gene + 1) * values[0]
+        for j in tl.static_range(1, k):
+            z += tl.load(gene + 1 + j) * values[j]
         h = _activated(z, tl.load(gene).to(tl.int32))
-        values = tl.where(slot[:, None] == k, h, values)
-        if k >= slots - channels:
-            channel = k - (slots - channels)
-            tl.store(result + (image * channels + channel) * pixels + pixel, h / 2 + 0.5, inside)
+        values = values + (h,)  # noqa: RUF005 - Triton knows no star here
+        if k >= SLOTS - CHANNELS:
+            channel = k - (SLOTS - CHANNELS)
+            tl.store(result + (image * CHANNELS + channel) * pixels + pixel, h / 2 + 0.5, inside)
 
 
 @jit

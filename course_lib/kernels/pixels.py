@@ -52,7 +52,8 @@ def _painted(x: Tensor, genes: Tensor) -> Tensor:
     entries = channels * rows * columns
     _paint[(triton.cdiv(entries, _BLOCK), n)](
         x, x.stride(0), genes, result, rows, columns, entries, CHANNELS=channels,
-        PIXELS=genes.shape[1], BLOCK=_BLOCK)
+        PIXELS=genes.shape[1], BLOCK=_BLOCK,
+        enable_fp_fusion=False)  # the product with 255 is rounded before the sum, as in PyTorch
     return result
 
 
@@ -63,16 +64,22 @@ def _paint(
 ):
     i, candidate = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
     inside = i < entries
-    channel, row, column = i // (rows * columns), i // columns % rows, i % columns
     value = tl.load(x + candidate * stride + i, inside)
-    # Adding this number leaves no place for what is behind the point: rounding, half to even.
-    whole = 2.0**23 if value.dtype == tl.float32 else 2.0**52
-    for pixel in range(PIXELS):
-        gene = genes + (candidate * PIXELS + pixel) * (2 + CHANNELS)
-        at_column = tl.minimum(tl.maximum(tl.load(gene).to(tl.int32), 0), columns - 1)
-        at_row = tl.minimum(tl.maximum(tl.load(gene + 1).to(tl.int32), 0), rows - 1)
-        here = inside & (column == at_column) & (row == at_row)
-        colour = tl.minimum(tl.maximum(tl.load(gene + 2 + channel, here, 0), 0.0), 1.0)
-        levels = (colour * 255 + whole - whole).to(tl.float64)
-        value = tl.where(here, (levels / 255).to(value.dtype), value)
+    gene = genes + candidate * PIXELS * (2 + CHANNELS)
+    for _ in range(PIXELS):
+        column = tl.minimum(tl.maximum(tl.load(gene).to(tl.int32), 0), columns - 1)
+        row = tl.minimum(tl.maximum(tl.load(gene + 1).to(tl.int32), 0), rows - 1)
+        for channel in range(CHANNELS):
+            colour = _grey_level(tl.load(gene + 2 + channel))
+            value = tl.where(i == (channel * rows + row) * columns + column, colour, value)
+        gene += 2 + CHANNELS
     tl.store(result + candidate * entries + i, value, inside)
+
+
+@jit
+def _grey_level(colour):
+    level = tl.minimum(tl.maximum(colour, 0.0), 1.0) * 255
+    # Adding this number leaves no place for what is behind the point: rounding, half to even.
+    whole = 8388608.0 if colour.dtype == tl.float32 else 4503599627370496.0  # 2^23, 2^52
+    # The division in double precision, as the one in single precision is not exact on a GPU.
+    return ((level + whole - whole).to(tl.float64) / 255).to(colour.dtype)
