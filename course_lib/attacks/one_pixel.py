@@ -187,8 +187,29 @@ def paint(x: Tensor, genes: Tensor) -> Tensor:
     return result
 
 
+def corner_genes(x: Tensor) -> Tensor:
+    """One-pixel genes of every position with every extreme colour, each channel 0 or 1.
+
+    Row after row, in a row column after column, at a position all 2^channels colours.
+
+    Shape: x [n, channels, rows, columns] -> [rows * columns * 2^channels, 2 + channels].
+    Lesson: 06.
+
+    >>> corner_genes(torch.zeros(1, 1, 1, 2))
+    tensor([[0., 0., 0.],
+            [0., 0., 1.],
+            [1., 0., 0.],
+            [1., 0., 1.]])
+    """
+    _, channels, rows, columns = x.shape
+    position = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1)
+    colour = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * channels).view(-1, channels)
+    return torch.cat([position.repeat_interleave(len(colour), 0).float(),
+                      colour.repeat(len(position), 1)], 1).to(x)
+
+
 class Corners(NamedTuple):
-    """What the exhaustive search found.
+    """What the corner search found.
 
     x_adv [n, channels, rows, columns]: each image with its best pixel. costs [n]: as in `search`.
     fooled [n] bool. cost_map [n, rows, columns]: the lowest cost over the colours at each position,
@@ -219,11 +240,8 @@ def corner_search(
     torch.Size([1, 4, 4])
     """
     check_images(model, x, y, target)
-    n, channels, rows, columns = x.shape
-    position = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1)
-    colour = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * channels).view(-1, channels)
-    genes = torch.cat([position.repeat_interleave(len(colour), 0).float(),
-                       colour.repeat(len(position), 1)], 1).to(x)
+    n, _, rows, columns = x.shape
+    genes = corner_genes(x)
     with attacking(model):
         check_outputs(model, x, y, target)
         costs, hits = _objective(model, x, y, target)(genes.expand(n, -1, -1), torch.arange(n))

@@ -15,10 +15,12 @@ from course_lib.attacks import pgd
 from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import (
     Finding,
+    Watching,
     climbs,
     close,
     finite,
     image_like,
+    in_ball,
     in_box,
     problem,
     run,
@@ -346,18 +348,6 @@ def inner_maximum(model, x, y, eps, steps):
     return x_adv
 
 
-class _Seeing(nn.Module):
-    """Passes images on to a model and remembers them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.seen = model, []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach().clone())
-        return self.model(x)
-
-
 class _Summit(nn.Module):
     """Two classes; each pixel has its own best value, inside the ball around 0.5, for an attack."""
 
@@ -397,11 +387,9 @@ def _inner_maximum(fn: Function) -> Finding:
                 "box after each step.")
     if said or (said := image_like(x_adv, p.x) or finite(x_adv)):
         return said
-    size = (x_adv - p.x).abs().max().item()
-    if size > eps * (1 + 1e-4) + 1e-6:
-        return (f"your image leaves the ball: the largest |r| is {size:.3g}, eps is {eps:.3g}. "
-                "Bring every step back into the ball around the clean image x.")
-    return (in_box(x_adv)
+    return (in_ball(x_adv, p.x, eps, idea="Bring every step back into the ball around the clean "
+                                          "image x.")
+            or in_box(x_adv)
             or _standing_still(fn, p.model, p.x[:1], p.y[:1], eps)
             or uses_label(lambda y: call(p.model, p.x, y), p.y, (p.y + 2) % 4)
             or climbs(p.model, p.x, x_adv, p.y)
@@ -414,14 +402,14 @@ def _inner_maximum(fn: Function) -> Finding:
 def _standing_still(
     fn: Function, model: nn.Module, x: Tensor, y: Tensor, eps: float
 ) -> Finding:
-    seeing = _Seeing(model)
-    x_adv = fn(seeing, x.clone(), y, eps, 10)
+    watching = Watching(model)
+    x_adv = fn(watching, x.clone(), y, eps, 10)
     if torch.allclose(x_adv, x, atol=1e-3 * eps):
         return ("the perturbation is still zero: after 10 steps x_adv is x, so the network is "
                 "trained on clean images. Print the size of a step.")
-    if not seeing.seen:
+    if not watching.seen:
         return "the network is never asked: the perturbation needs the gradient of its loss."
-    if all(torch.equal(image, x_adv) for image in seeing.seen):
+    if all(torch.equal(image, x_adv) for image in watching.seen):
         return ("the steps are still zero: x_adv is the random start, and 10 steps do not move "
                 "it. Print the size of a step.")
     return None
@@ -430,13 +418,13 @@ def _standing_still(
 def _one_step(fn: Function, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Finding:
     calls = {}
     for steps in (4, 10):
-        seeing = _Seeing(model)
-        x_adv = fn(seeing, x.clone(), y, eps, steps)
-        calls[steps] = len(seeing.seen)
+        watching = Watching(model)
+        x_adv = fn(watching, x.clone(), y, eps, steps)
+        calls[steps] = len(watching.seen)
     if calls[10] == 1:
         return ("only one step is taken: the network is asked for one gradient, though steps = "
                 "10. Does `return` stand inside the loop, or the gradient before it?")
-    if all(torch.equal(image, seeing.seen[0]) for image in seeing.seen):
+    if all(torch.equal(image, watching.seen[0]) for image in watching.seen):
         return ("all gradients are taken at the same point: together the steps are one step of "
                 "FGSM. Take each gradient at x_adv, where the last step ended.")
     if calls[10] == calls[4]:
