@@ -35,7 +35,7 @@ def one_pixel(
 ) -> Tensor:
     """Repaint at most `pixels` pixels so that the class changes (or becomes the target).
 
-        a gene is (column, row, one value a channel);   child = g_r1 + 0.5 * (g_r2 - g_r3)
+        c = (column, row, one value per channel);   child = c_r1 + 0.5 * (c_r2 - c_r3)
 
     Only the outputs are asked for: a black-box attack. See `search` for what is minimised and the
     number of queries. An image leaves the search with the generation that solves it:

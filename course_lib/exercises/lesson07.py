@@ -94,7 +94,7 @@ def _worst_margin(fn: Function) -> Finding:
     for mistake, result in mistakes.items():
         if torch.allclose(mine, result, atol=1e-5):
             return mistake
-    idea = "Compare with y * (w . x + b) - eps * ||w||_1."
+    idea = "Take one point: which corner of its square is the worst, and what is the margin there?"
     if said := close(mine, right, "the worst margin", idea):
         return said
     if said := close(fn(w, b, x, y, 0.5), worst_margin(w, b, x, y, 0.5),
@@ -262,7 +262,7 @@ def _training_step(fn: Function) -> Finding:
         losses.append(loss)
     weights, (right, reported) = _weights(model), _two_steps(training_step)
     said = close(weights, right, "the vector of all weights after two steps",
-                 "Compare with: attack, mean loss at x_adv, zero the gradients, backward, step.",
+                 "At which images is your loss, and of which gradients is the step made?",
                  atol=1e-4)
     if said is None:
         return _returned(losses, reported)
@@ -635,10 +635,12 @@ def worst_margin(w, b, x, y, eps):
         hints=(
             "Begin with eps = 0: what is the margin of the clean points? `x @ w` is w . x for "
             "each row of x.",
-            "Each coordinate moves by at most eps, on its own. Which way does coordinate i move to "
-            "lower the margin, and by how much does the margin fall?",
-            "Coordinate i lowers the margin by eps * |w_i|, whatever the label is. Subtract the "
-            "sum over all coordinates: `eps * w.abs().sum()`.",
+            "Take one point with w = (1, -2) and draw its square. To which corner does the "
+            "attacker go if y = +1, and to which if y = -1? How much does the margin lose in each "
+            "case?",
+            "Each coordinate moves by at most eps, on its own. Write down what coordinate i takes "
+            "from the margin at worst; then add up all coordinates. Which norm of w have you "
+            "written?",
         ),
         praise="For a linear model the inner maximum has a formula; for a network we need an "
                "attack.",
@@ -656,11 +658,12 @@ def training_step(model, optimizer, attack, x, y):
     return 0.0
 ''',
         hints=(
-            "Attack first, then take the usual training step on x_adv instead of x.",
-            "Five lines: attack; loss `F.cross_entropy(model(x_adv), y)`; `optimizer.zero_grad()`; "
-            "`loss.backward()`; `optimizer.step()`.",
-            "An attack may leave gradients on the weights. So `optimizer.zero_grad()` stands after "
-            "the attack. Return `loss.item()`.",
+            "Which lines has a usual training step, on clean images? Write these first.",
+            "Only the images change. Which image does the loss see, and what must have happened "
+            "before?",
+            "Some attacks call `backward()`, which leaves gradients on the weights, too. Between "
+            "which two lines must `optimizer.zero_grad()` stand so that the step uses the gradient "
+            "of your loss alone?",
         ),
         praise="The attack climbs the loss in x, the optimizer descends it in the weights.",
     ),
@@ -690,22 +693,20 @@ def inner_maximum(model, x, y, eps, steps):
         id="7.4", title="too good to be true", solution=too_good, diagnose=_too_good,
         stub='''
 def too_good(left):
-    """Whether the robust accuracy left["PGD"] must not be believed.
+    """Whether the numbers show that left["PGD"] must not be believed: True or False.
 
     left: accuracy left, in %, with the keys "clean", "FGSM", "PGD", "Square",
-    "transfer" and "PGD, eps = 1". True when FGSM, Square or transfer leaves less than
-    PGD by more than 2 points, or when "PGD, eps = 1" leaves more than 2.
+    "transfer" and "PGD, eps = 1". Up to 2 points can be chance.
     """
-    # your lines here
+    # decide which numbers contradict each other
     return False
 ''',
         hints=(
-            "PGD uses the gradient in many steps. Each of the three weaker attacks should leave "
-            "as much as PGD, or more.",
+            "PGD takes many steps along the network's own gradient. Which attacks take fewer "
+            "steps, or know less? If PGD works, what should they leave, compared with PGD?",
             "With eps = 1 every image can become every other image. What accuracy should be left?",
-            "`min(left[\"FGSM\"], left[\"Square\"], left[\"transfer\"])` is what the best of the "
-            "weaker attacks leaves. Compare it with `left[\"PGD\"] - 2`; the second sign is joined "
-            "with `or`.",
+            "You have two kinds of sign, and one sign is enough. For the first kind look at the "
+            "weaker attack that leaves least.",
         ),
         praise="The report cannot prove that a network is robust; it can show that a result is "
                "wrong.",
