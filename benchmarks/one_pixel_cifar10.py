@@ -6,9 +6,9 @@
 
 writes data/results/one_pixel_cifar10.json (.._5_pixels.json, .._targets.json): population 400, up
 to 100 generations, F = 0.5, on images of the test set, drawn at random, that cifar_allconv names
-correctly; and for one pixel how many of them the exhaustive search over positions and extreme
-colours fools. --targets asks for each of the nine other classes. Each image's outcome is written
-down at once: an interrupted run goes on where it stopped. The folder: see
+correctly; and for one pixel how many of them the corner search fools, which tries every position
+with every extreme colour. --targets asks for each of the nine other classes. Each image's outcome
+is written down at once: an interrupted run goes on where it stopped. The folder: see
 `datasets.cifar10_folder`. About 30 seconds on two cores for each image that resists.
 """
 

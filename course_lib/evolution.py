@@ -47,7 +47,7 @@ def differential_evolution(
 ) -> Evolved:
     """Minimise N objectives at once, each with its own population of P candidates.
 
-        child_i = x_r1 + F * (x_r2 - x_r3),   i, r1, r2, r3 all different    ("best1": x_r1 = best)
+        child_i = c_r1 + F * (c_r2 - c_r3),   i, r1, r2, r3 all different    ("best1": c_r1 = best)
 
     without crossover, as in the one-pixel paper. A child replaces its parent when it is not
     worse, or when it solves the problem; all children of a generation are judged before any

@@ -460,6 +460,10 @@ Margin = Callable[[Tensor], Tensor]  # points [m, 2] to [m], above zero on the s
 
 _SIDES = ("#DCEAF5", "#FBEBCB")  # the sides of label 0 and label 1, pale
 _POINTS = ((BLUE, "o"), (ORANGE, "^"))
+_OUTLINES = ({"fill": False, "edgecolor": "#999999", "linewidth": 0.8, "zorder": 2},
+             {"fill": False, "edgecolor": "#333333", "linewidth": 1.1, "zorder": 2.5})  # crosses
+_BEYOND = {"facecolor": (*to_rgb(VERMILLION), 0.25), "edgecolor": VERMILLION, "linewidth": 1.6,
+           "hatch": "//", "zorder": 3}
 
 
 def crossing(points: Tensor, labels: Tensor, margin: Margin, eps: float) -> Tensor:
@@ -491,7 +495,7 @@ def squares(
 ) -> Figure:
     """Points of two classes, the l_inf ball around each, and the border where the margin is zero.
 
-    A ball that reaches the wrong side is drawn in vermillion, hatched.
+    What a ball reaches of the wrong side is drawn in vermillion, hatched.
 
     Shape: as `crossing`.
     Raises: ValueError for points that are not [n, 2], labels other than 0 and 1, or a bad eps.
@@ -503,7 +507,7 @@ def squares(
 def square_panels(
     points: Tensor, labels: Tensor, margins: Mapping[str, Margin], eps: float, *, title: str = "",
 ) -> Figure:
-    """`squares` for several borders side by side, each with its name and the count of crossings.
+    """`squares` for several borders side by side, each with its name.
 
     Shape: as `crossing`. margins: names and margins.
     Raises: as `squares`; ValueError for no margin.
@@ -536,7 +540,7 @@ def _squares(
     width = _WIDTH / max(len(margins), 1.4)
     height = min((width - 0.8) * (high[1] - low[1]) / (high[0] - low[0]), 5.5)
     heading = _broken(title, width * len(margins)).count("\n") + 1
-    lines = 6 + 1.5 * heading + 2.5 * any(names)  # ticks, label, legend; titles
+    lines = 6 + 1.5 * heading + 1.5 * any(names)  # ticks, label, legend; titles
     height += lines * plt.rcParams["font.size"] / 72
     fig, axes = plt.subplots(1, len(margins), figsize=(width * len(margins), height),
                              sharex=True, sharey=True, squeeze=False, layout="constrained")
@@ -546,7 +550,7 @@ def _squares(
                  ylabel="$x_2$")
         draw_squares(axis, points, labels, margin, eps)
         if name:
-            axis.set_title(f"{name}:\n{crossings(points, labels, margin, eps)}")
+            axis.set_title(name)
         axis.label_outer()
     fig.legend(*_squares_legend(), loc="outside lower center", ncols=4, columnspacing=1.2,
                handletextpad=0.5, fontsize="small")
@@ -558,29 +562,28 @@ def _squares(
 def draw_squares(
     axis: Axes, points: Tensor, labels: Tensor, margin: Margin, eps: float
 ) -> None:
-    """Draw the two sides, the border, the points and their l_inf balls into the view of an axis."""
+    """Draw the two sides, the border, the points and their l_inf balls into the view of an axis.
+
+    Many balls overlap, so they are thin outlines; only what lies beyond the border is filled.
+    """
     u, v = (torch.linspace(*limits, 81) for limits in (axis.get_xlim(), axis.get_ylim()))
     with torch.no_grad():
         values = _numbers(surface(lambda grid: margin(grid.to(points)), u, v))
     far = abs(values).max() + 1
     axis.grid(visible=False)
-    axis.contourf(u, v, values, levels=[-far, 0, far], colors=_SIDES)
+    sides = axis.contourf(u, v, values, levels=[-far, 0, far], colors=_SIDES).get_paths()
     if values.min() < 0 < values.max():
         axis.contour(u, v, values, levels=[0], colors=BLACK, linestyles="-",
                      linewidths=1.6 * plt.rcParams["lines.linewidth"], zorder=3.5)
     crosses = crossing(points, labels, margin, eps).tolist()
-    for corner, bad in zip((points - eps).tolist(), crosses, strict=True):
-        axis.add_patch(Rectangle(corner, 2 * eps, 2 * eps, **_square_style(bad)))
+    for corner, label, bad in zip((points - eps).tolist(), labels.tolist(), crosses, strict=True):
+        axis.add_patch(Rectangle(corner, 2 * eps, 2 * eps, **_OUTLINES[bad]))
+        if bad:
+            beyond = axis.add_patch(Rectangle(corner, 2 * eps, 2 * eps, **_BEYOND))
+            beyond.set_clip_path(sides[1 - label], axis.transData)
     for label, (colour, marker) in enumerate(_POINTS):
         axis.plot(*_numbers(points[labels == label]).T, color=colour, marker=marker, linestyle="",
                   markeredgecolor=BLACK, markeredgewidth=0.8, zorder=4)
-
-
-def _square_style(crosses: bool) -> dict[str, object]:
-    if not crosses:
-        return {"fill": False, "edgecolor": "#666666", "linewidth": 0.9, "zorder": 2}
-    return {"facecolor": (*to_rgb(VERMILLION), 0.12), "edgecolor": VERMILLION, "linewidth": 1.6,
-            "hatch": "//", "zorder": 3}
 
 
 def _squares_legend() -> tuple[list[object], list[str]]:
@@ -588,8 +591,8 @@ def _squares_legend() -> tuple[list[object], list[str]]:
               for colour, marker in _POINTS]
     border = Line2D([], [], color=BLACK, linestyle="-", marker="",
                     linewidth=1.6 * plt.rcParams["lines.linewidth"])
-    return ([*points, border, Rectangle((0, 0), 1, 1, **_square_style(True))],
-            ["label 0", "label 1", "border", "square crosses it"])
+    return ([*points, border, Rectangle((0, 0), 1, 1, **_BEYOND)],
+            ["label 0", "label 1", "border", "square beyond it"])
 
 
 def _check_points(points: Tensor, labels: Tensor, eps: float) -> None:

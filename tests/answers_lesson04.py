@@ -83,7 +83,7 @@ def _with_grad(model, x, y):
 
 
 WRONG["4.2"] = [
-    (_pgd(low=lambda x_t, x, e: x_t - e, high=lambda x_t, x, e: x_t + e), "leaves the ball"),
+    (_pgd(low=lambda x_t, x, e: x_t - e, high=lambda x_t, x, e: x_t + e), "too large"),
     (_pgd(start=_gaussian), "Gaussian has no edge"),
     (_pgd(start=lambda x, e, g: _gaussian(x, e, g).clamp(-e, e)), "on the very edge"),
     (_pgd(start=lambda x, e, g: e * _gaussian(x, e, g).sign()), "on the very edge"),

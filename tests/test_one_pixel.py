@@ -189,7 +189,7 @@ def test_log_odds_still_differ_where_probabilities_do_not():
 
 
 def test_a_saturated_network_is_attacked_all_the_same():
-    """Logits times 100: every probability is exactly 1, and a fitness of 1 - p would be flat."""
+    """Logits times 100: every probability is exactly 1, and a cost of 1 - p would be flat."""
     model, x, y = toy()
 
     class Loud(nn.Module):

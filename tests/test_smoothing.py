@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from course_lib import evaluation, smoothing
 from course_lib.attacks import pgd
+from course_lib.exercises.diagnoses import Watching
 from course_lib.norms import norm
 from course_lib.smoothing import ABSTAIN, Certificates, certified_accuracy, certify, lower_bound
 
@@ -55,18 +56,6 @@ class Coin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         heads = ((x[:, 0, 0, 0] * 1000).floor() % 2).float()
         return torch.stack([heads, 1 - heads], 1)
-
-
-class Spy(nn.Module):
-    """Keeps what a model is asked."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.seen = model, []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.clone())
-        return self.model(x)
 
 
 # --- the radius ---------------------------------------------------------------------------------
@@ -209,7 +198,7 @@ def test_the_same_attack_well_beyond_the_radius_changes_it(attacked):
 # --- the noise ----------------------------------------------------------------------------------
 
 def test_the_noise_is_gaussian_fresh_and_leaves_the_box():
-    spy = Spy(Constant())
+    spy = Watching(Constant())
     x = images(2)
     certify(spy, x, sigma=SIGMA, samples=250, select=130)
     asked = torch.cat(spy.seen)
@@ -246,7 +235,7 @@ def test_more_samples_only_go_on_with_the_noise():
     """The noise comes in blocks of one size, so a longer run begins like the shorter one."""
     asked = []
     for samples in (200, 500):
-        spy = Spy(Constant())
+        spy = Watching(Constant())
         certify(spy, images(1), sigma=SIGMA, samples=samples)
         asked.append(torch.cat(spy.seen)[:300])
     assert torch.equal(*asked)

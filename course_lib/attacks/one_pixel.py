@@ -36,7 +36,7 @@ def one_pixel(
 ) -> Tensor:
     """Repaint at most `pixels` pixels so that the class changes (or becomes the target).
 
-        a gene is (column, row, one value a channel);   child = g_r1 + 0.5 * (g_r2 - g_r3)
+        c = (column, row, one value per channel);   child = c_r1 + 0.5 * (c_r2 - c_r3)
 
     Only the outputs are asked for: a black-box attack. See `search` for what is minimised and the
     number of queries. An image leaves the search with the generation that solves it:
@@ -167,8 +167,29 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, y[:, None]).squeeze(1) - others.logsumexp(1)
 
 
+def corner_genes(x: Tensor) -> Tensor:
+    """One-pixel genes of every position with every extreme colour, each channel 0 or 1.
+
+    Row after row, in a row column after column, at a position all 2^channels colours.
+
+    Shape: x [n, channels, rows, columns] -> [rows * columns * 2^channels, 2 + channels].
+    Lesson: 06.
+
+    >>> corner_genes(torch.zeros(1, 1, 1, 2))
+    tensor([[0., 0., 0.],
+            [0., 0., 1.],
+            [1., 0., 0.],
+            [1., 0., 1.]])
+    """
+    _, channels, rows, columns = x.shape
+    position = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1)
+    colour = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * channels).view(-1, channels)
+    return torch.cat([position.repeat_interleave(len(colour), 0).float(),
+                      colour.repeat(len(position), 1)], 1).to(x)
+
+
 class Corners(NamedTuple):
-    """What the exhaustive search found.
+    """What the corner search found.
 
     x_adv [n, channels, rows, columns]: each image with its best pixel. costs [n]: as in `search`.
     fooled [n] bool. cost_map [n, rows, columns]: the lowest cost over the colours at each position,
@@ -199,11 +220,8 @@ def corner_search(
     torch.Size([1, 4, 4])
     """
     check_images(model, x, y, target)
-    n, channels, rows, columns = x.shape
-    position = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1)
-    colour = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * channels).view(-1, channels)
-    genes = torch.cat([position.repeat_interleave(len(colour), 0).float(),
-                       colour.repeat(len(position), 1)], 1).to(x)
+    n, _, rows, columns = x.shape
+    genes = corner_genes(x)
     with attacking(model):
         check_outputs(model, x, y, target)
         costs, hits = _objective(model, x, y, target)(genes.expand(n, -1, -1), torch.arange(n))

@@ -56,6 +56,18 @@ def problem(images: int = 6, classes: int = 4, channels: int = 1, size: int = 6)
     return Problem(model, x, y, (y + 1) % classes)
 
 
+class Watching(nn.Module):
+    """Passes images on to a model and remembers them, batch by batch, in `seen`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach().clone())
+        return self.model(x)
+
+
 def run(
     fn: Callable[..., object], *args: object, may_change: Collection[str] = (), **kwargs: object
 ) -> tuple[object, Finding]:
@@ -174,13 +186,16 @@ def in_box(x_adv: Tensor) -> Finding:
 _SIGN = {"linf": "l_inf", "l2": "l_2", "l1": "l_1", "l0": "l_0"}
 
 
-def in_ball(x_adv: Tensor, x: Tensor, eps: float, norm: str = "linf") -> Finding:
-    """A perturbation larger than eps."""
+def in_ball(
+    x_adv: Tensor, x: Tensor, eps: float, norm: str = "linf",
+    idea: str = "Stay inside the ball of radius eps around x.",
+) -> Finding:
+    """A perturbation larger than eps; `idea` points the way."""
     size = lp_norm(x_adv - x, norm).max().item()
     if size <= eps * (1 + 1e-4) + 1e-6:
         return None
     return (f"your perturbation is too large: its {_SIGN[norm]} norm is {size:.3g}, "
-            f"eps is {eps:.3g}. Stay inside the ball of radius eps around x.")
+            f"eps is {eps:.3g}. {idea}")
 
 
 def uses_budget(x_adv: Tensor, x: Tensor, eps: float, norm: str = "linf") -> Finding:

@@ -12,6 +12,7 @@ from course_lib.attacks import pgd
 from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import (
     Finding,
+    Watching,
     climbs,
     finite,
     image_like,
@@ -96,19 +97,6 @@ def pgd_repaired(model, x, y, eps, steps, generator):
     return x_t
 
 
-class _Watching(nn.Module):
-    """Passes images on to a model and remembers the first that are not the clean ones."""
-
-    def __init__(self, model: nn.Module, clean: Tensor) -> None:
-        super().__init__()
-        self.model, self.clean, self.first = model, clean, clean
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.first is self.clean and not torch.equal(x, self.clean):
-            self.first = x.detach().clone()
-        return self.model(x)
-
-
 def _pgd_repaired(fn: Function) -> Finding:
     p, eps = problem(), 0.1
 
@@ -116,20 +104,18 @@ def _pgd_repaired(fn: Function) -> Finding:
         return fn(model, x, y, eps, steps, torch.Generator().manual_seed(seed))
 
     x_adv, said = run(lambda model, x, y: call(model, x, y), p.model, p.x, p.y)
-    if said or (said := image_like(x_adv, p.x) or finite(x_adv) or moved(x_adv, p.x)):
-        return said
-    size = (x_adv - p.x).abs().max().item()
-    if size > eps * (1 + 1e-4) + 1e-6:
-        return (f"your image leaves the ball: after 12 steps the largest |r| is {size:.3g}, eps is "
-                f"{eps:.3g}. Which point is the centre of the projection, in every step?")
-    if said := in_box(x_adv) or climbs(p.model, p.x, x_adv, p.y):
+    if said or (said := image_like(x_adv, p.x) or finite(x_adv) or moved(x_adv, p.x)
+                or in_ball(x_adv, p.x, eps, idea="Which point is the centre of the projection, in "
+                                                 "every step?")
+                or in_box(x_adv) or climbs(p.model, p.x, x_adv, p.y)):
         return said
     # Where does it start? Thousands of pixels at 0.5, far from the box.
     big = problem(channels=3, size=22)
     grey = torch.full_like(big.x, 0.5)
-    watching = _Watching(big.model, grey)
+    watching = Watching(big.model)
     call(watching, grey.clone(), big.y, steps=1)
-    if said := _start(watching.first - grey, eps):
+    first = next((x for x in watching.seen if not torch.equal(x, grey)), grey)
+    if said := _start(first - grey, eps):
         return said
     if said := repeatable(lambda: call(p.model, p.x.clone(), p.y)):
         return said

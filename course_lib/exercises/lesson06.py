@@ -94,12 +94,12 @@ def _diagnose_children(fn) -> Finding:
                      "Without a difference a child is c_r1: is 0.5 written where F belongs?"))
 
 
-def _diagnose_fitness(fn) -> Finding:
+def _diagnose_cost(fn) -> Finding:
     draw = torch.Generator().manual_seed(8)
     y = torch.arange(40) % 10
     logits = 3 * torch.randn(40, 10, generator=draw)
     mine, said = run(fn, logits, y)
-    if said := said or image_like(mine, logits[:, 0], what="fitness"):
+    if said := said or image_like(mine, logits[:, 0], what="cost"):
         return said
     certain = torch.zeros(4, 10)
     certain[:, 2] = torch.tensor([20.0, 30.0, 40.0, 60.0])
@@ -125,19 +125,19 @@ def _diagnose_fitness(fn) -> Finding:
     for mistake, result in by_name.items():
         if torch.allclose(mine, result, atol=1e-4, rtol=1e-4):
             return mistake
-    if said := finite(torch.cat([mine, sure]), what="fitness"):
+    if said := finite(torch.cat([mine, sure]), what="cost"):
         return said + " A softmax that says exactly 1 leaves 1 - p = 0: stay with the logits."
     if not bool((sure.diff() > 0).all()):
-        return ("for y ahead by 20, 30, 40 and 60 logits your fitness is "
+        return ("for y ahead by 20, 30, 40 and 60 logits your cost is "
                 f"{[round(v, 4) for v in sure.tolist()]}: it goes flat where the network is sure. "
                 "Stay with the logits, without a softmax.")
     order = mine[p.argsort()]
     if bool((order.diff() < 0).all()):
         return "the sign is turned round: smaller should mean less sure of y."
     if not bool((order.diff() > 0).all()):
-        return ("your fitness orders the candidates in another way than p_y does. Compare the "
+        return ("your cost orders the candidates in another way than p_y does. Compare the "
                 "logit of y with the logsumexp of the other logits.")
-    return per_image(fn, logits, y, what="fitness")
+    return per_image(fn, logits, y, what="cost")
 
 
 def paint_pixel(x: Tensor, gene: Tensor) -> Tensor:
@@ -244,9 +244,9 @@ def children(genes, parents, factor):
     ),
     Exercise(
         id="6.3",
-        title="a fitness that never goes flat",
+        title="a cost that never goes flat",
         stub='''
-def fitness(logits, y):
+def cost(logits, y):
     """Orders as p_y does, smaller is better; tells any two candidates apart. [n]"""
     return logits.softmax(1).gather(1, y[:, None]).squeeze(1)
 ''',
@@ -259,7 +259,7 @@ def fitness(logits, y):
             "`logits.scatter(1, y[:, None], -torch.inf)` takes y out of the race; then "
             "`.logsumexp(1)`, and subtract it from the logit of y.",
         ),
-        diagnose=_diagnose_fitness,
+        diagnose=_diagnose_cost,
         praise="Same order, same winners; only now every candidate can be told from its parent.",
     ),
     Exercise(
