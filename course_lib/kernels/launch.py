@@ -19,8 +19,12 @@ if AVAILABLE:
 
 
 def jit(kernel: Callable) -> Callable:
-    """`triton.jit`, where it is needed."""
-    return triton.jit(kernel) if AVAILABLE else kernel
+    """`triton.jit`, where it is needed; lessons can show the source all the same."""
+    if not AVAILABLE:
+        return kernel
+    jitted = triton.jit(kernel)
+    jitted.__wrapped__ = kernel
+    return jitted
 
 
 def fused(x: Tensor) -> bool:

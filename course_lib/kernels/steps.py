@@ -34,18 +34,20 @@ def linf_step(x_t: Tensor, gradient: Tensor, x: Tensor, size: float | Tensor, ep
         return project_box(climb(x_t, gradient, size, "linf"), x, eps, "linf")
     x, x_t, gradient = alike(x, x_t, gradient)
     result = torch.empty_like(x)
-    _linf_step[(triton.cdiv(x.numel(), _BLOCK),)](
+    linf_kernel[(triton.cdiv(x.numel(), _BLOCK),)](
         x_t, gradient, x, result, _held(size, x), eps, x.numel(), BLOCK=_BLOCK)
     return result
 
 
 @jit
-def _linf_step(x_t, gradient, x, result, size, eps: tl.float64, entries, BLOCK: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def linf_kernel(
+    x_t, gradient, x, result, size, eps: tl.float64, entries, BLOCK: tl.constexpr
+):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # this program's entries
     inside = i < entries
-    clean = tl.load(x + i, inside)
+    clean, here = tl.load(x + i, inside), tl.load(x_t + i, inside)
+    moved = here + tl.load(size) * _sign(tl.load(gradient + i, inside))
     radius = tl.full([BLOCK], eps, clean.dtype)
-    moved = tl.load(x_t + i, inside) + tl.load(size) * _sign(tl.load(gradient + i, inside))
     low, high = tl.maximum(clean - radius, 0.0), tl.minimum(clean + radius, 1.0)
     tl.store(result + i, tl.minimum(tl.maximum(moved, low), high), inside)
 
