@@ -23,6 +23,7 @@ from course_lib.gradients import (
     one_pass,
 )
 from course_lib.kernels.graph import aside, captured
+from course_lib.kernels.launch import on_gpu
 
 # (x_t, gradient at x_t, clean x, state, step size) -> (x_(t+1), state). The state is a tensor whose
 # first dimension counts images (a momentum, say), or None. The size is a number, or on a GPU a
@@ -63,7 +64,7 @@ def ascend(
     if not sizes:
         raise ValueError("steps < 1: an attack needs at least one step")
     x, start = x.detach(), (x if start is None else start).detach()
-    whole = x.is_cuda and len(sizes) >= _WORTH and callback is None and at_once(x) >= len(x)
+    whole = on_gpu(x) and len(sizes) >= _WORTH and callback is None and at_once(x) >= len(x)
     with attacking(model):
         if whole:
             return _replayed(model, x, y, update, sizes, start, target, loss, early_stop)

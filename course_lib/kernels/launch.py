@@ -27,9 +27,14 @@ def jit(kernel: Callable) -> Callable:
     return jitted
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Whether a tensor is on the GPU where kernels are launched; there may be others."""
+    return x.is_cuda and x.get_device() == torch.cuda.current_device()
+
+
 def fused(x: Tensor) -> bool:
     """Whether the kernel handles this tensor, or else the twin."""
-    return (AVAILABLE and (x.is_cuda or INTERPRETED)
+    return (AVAILABLE and (on_gpu(x) or INTERPRETED)
             and x.dtype in (torch.float32, torch.float64) and x.numel() > 0)
 
 
