@@ -111,9 +111,10 @@ def test_the_file_is_in_order(path):
 def test_stubs_and_checks_stand_as_the_exercises_say(path):
     notebook = read(path)
     stubs = {m[1]: c.source for c in notebook.cells for t in tags(c) if (m := EXERCISE.match(t))}
-    known = {e.id: e for e in exercises.of_lesson(int(path.stem[:2]))}
+    lesson = int(path.stem[:2])
+    known = {e.id: e for e in exercises.of_lesson(lesson)}
     assert stubs.keys() == known.keys()
-    assert len(known) >= 3
+    assert len(known) >= (3 if lesson else 1)  # lesson 00 is the short introduction
     text = "\n".join(c.source for c in notebook.cells)
     for id, exercise in known.items():
         assert exercises.same_code(stubs[id], exercise.stub)
