@@ -127,6 +127,14 @@ def test_stubs_and_checks_stand_as_the_exercises_say(path):
 
 
 @each_lesson
+def test_the_first_cell_links_the_glossary_and_the_notation(path):
+    first = read(path).cells[0].source
+    for page in ("glossary", "notation"):
+        assert f"[{page}](../docs/{page}.md)" in first
+        assert (path.parent / f"../docs/{page}.md").exists()
+
+
+@each_lesson
 def test_unsolved_exercises_say_so(path):
     for cell in checks(read(path)):
         assert stdout(cell).startswith("○")

@@ -15,7 +15,7 @@ from course_lib.exercises.diagnoses import Finding, run
 
 
 def is_attack(f, x, y, r, eps):
-    """Whether r turns the image x with label y into an adversarial image, within eps."""
+    """Whether r, of size eps at most, makes an image x with label y adversarial."""
     x_adv = x + r
     small = r.abs().max() <= eps
     image = x_adv.min() >= 0 and x_adv.max() <= 1
@@ -109,7 +109,7 @@ EXERCISES = [
         title="is it an attack?",
         stub='''
 def is_attack(f, x, y, r, eps):
-    """Whether r turns the image x with label y into an adversarial image, within eps."""
+    """Whether r, of size eps at most, makes an image x with label y adversarial."""
     # x and r: [channels, rows, columns]. f(x) is the name that the network gives to x.
     return False
 ''',
