@@ -474,7 +474,7 @@ def crossing(points: Tensor, labels: Tensor, margin: Margin, eps: float) -> Tens
 
     Shape: points [n, 2], labels [n] of 0 and 1. margin: points [m, 2] to [m], above zero on the
     side of label 1.
-    Lesson: 07.
+    Lesson: 00, 07.
 
     >>> points, labels = torch.tensor([[0.3, 0.0], [0.1, 0.0]]), torch.tensor([1, 1])
     >>> crossing(points, labels, lambda points: points[:, 0], eps=0.2)
@@ -499,7 +499,7 @@ def squares(
 
     Shape: as `crossing`.
     Raises: ValueError for points that are not [n, 2], labels other than 0 and 1, or a bad eps.
-    Lesson: 07.
+    Lesson: 00, 07.
     """
     return _squares(points, labels, [margin], [""], eps, title)
 
@@ -511,7 +511,7 @@ def square_panels(
 
     Shape: as `crossing`. margins: names and margins.
     Raises: as `squares`; ValueError for no margin.
-    Lesson: 07.
+    Lesson: 00, 07.
     """
     if not margins:
         raise ValueError("no margins: give names and functions of points")

@@ -23,7 +23,7 @@ ANSWERS = [importlib.import_module(path.stem)
            for path in sorted(Path(__file__).parent.glob("answers_lesson*.py"))]
 WRONG = {id: entries for module in ANSWERS for id, entries in module.WRONG.items()}
 RIGHT = {id: entries for module in ANSWERS for id, entries in module.RIGHT.items()}
-EXERCISES = [exercise for number in range(1, 10) for exercise in of_lesson(number)]
+EXERCISES = [exercise for number in range(10) for exercise in of_lesson(number)]
 # What the set-up cells of the lessons import.
 IMPORTS = """import math
 
