@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+import random
 
-from course_lib.runtime import device, generator, setup
+import numpy as np
+import torch
+
+from course_lib.kernels import launch
+from course_lib.runtime import device, generator, lecture, quick
 
 __all__ = ["device", "generator", "setup"]
 
-_SUBMODULES = {
-    "ascent", "attacks", "datasets", "evaluation", "exercises", "gradients", "models",
-    "norms", "plots", "runtime", "training", "widgets",
-}
 
+def setup(lesson: int) -> None:
+    """Prepare a notebook: seeds, figure style; prints one line that says what it found.
 
-def __getattr__(name: str) -> ModuleType:
-    """Import a submodule on first use: matplotlib and torchvision cost seconds nobody may need."""
-    if name in _SUBMODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    This is the only place of the library that touches the global random state. Safe to run twice.
+    """
+    from course_lib import plots  # matplotlib costs a second that a script may not need
+
+    torch.manual_seed(lesson)
+    np.random.seed(lesson)  # noqa: NPY002 - for what students write with it
+    random.seed(lesson)
+    plots.use_style()
+    where = device()
+    name = (f"{torch.cuda.get_device_name(where)}, {launch.path()}" if where.type == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads")
+    budget = "quick" if quick() else "full"
+    mode = ", lecture mode" if lecture() else ""
+    print(f"Lesson {lesson:02d} runs on: {name} · {budget} budget{mode} "
+          f"· PyTorch {torch.__version__}")

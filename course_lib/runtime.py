@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -74,29 +73,6 @@ def live() -> bool:
     if override is not None:
         return override == "1"
     return any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
-
-
-def setup(lesson: int) -> None:
-    """Prepare a notebook: seeds, figure style; prints one line that says what it found.
-
-    This is the only place of the library that touches the global random state. Safe to run twice.
-    """
-    import numpy as np
-
-    from course_lib import plots
-    from course_lib.kernels import launch
-
-    torch.manual_seed(lesson)
-    np.random.seed(lesson)  # noqa: NPY002 - for what students write with it
-    random.seed(lesson)
-    plots.use_style()
-    where = device()
-    name = (f"{torch.cuda.get_device_name(where)}, {launch.path()}" if where.type == "cuda"
-            else f"CPU, {torch.get_num_threads()} threads")
-    budget = "quick" if quick() else "full"
-    mode = ", lecture mode" if lecture() else ""
-    print(f"Lesson {lesson:02d} runs on: {name} · {budget} budget{mode} "
-          f"· PyTorch {torch.__version__}")
 
 
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
