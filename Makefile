@@ -5,7 +5,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JUPYTER := $(BIN)/jupyter
-LESSON = $(firstword $(wildcard notebooks/00_*.ipynb) $(wildcard notebooks/01_*.ipynb))
+FIRST := $(firstword $(sort $(wildcard notebooks/*.ipynb)))
+# `make lab LESSON=03`, `make store LESSON=03` and so on take that one.
+CHOSEN := $(if $(LESSON),$(wildcard notebooks/$(LESSON)_*.ipynb))
 # The versions that were tested, unless NEWEST=1 asks for the newest of everything.
 VERSIONS := $(if $(NEWEST),--upgrade --upgrade-strategy eager,--constraint constraints.txt)
 PIP := $(BIN)/python -m pip
@@ -15,7 +17,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 .PHONY: lab test check everywhere run slides store record bench constraints clean newest
 
 lab: .venv/installed
-	$(JUPYTER) lab --ip=127.0.0.1 $(AS_ROOT) $(LESSON)
+	$(JUPYTER) lab --ip=127.0.0.1 $(AS_ROOT) $(or $(CHOSEN),$(FIRST))
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
@@ -31,17 +33,17 @@ check: .venv/installed-test
 	  --ignore=tests/test_browser.py --ignore=tests/test_nbval.py --ignore=tests/test_notebooks.py
 
 run: .venv/installed
-	$(BIN)/python -m course_lib.run
+	$(BIN)/python -m course_lib.run $(CHOSEN)
 
 slides: .venv/installed
-	$(BIN)/python -m course_lib.run --slides
+	$(BIN)/python -m course_lib.run --slides $(CHOSEN)
 
 store: .venv/installed
-	$(BIN)/python -m course_lib.run --store
+	$(BIN)/python -m course_lib.run --store $(CHOSEN)
 
 # What COURSE_MODE=lecture replays instead of computing.
 record: .venv/installed
-	COURSE_RECORD=1 $(BIN)/python -m course_lib.run
+	COURSE_RECORD=1 $(BIN)/python -m course_lib.run $(CHOSEN)
 
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/gradient_attacks.py
