@@ -195,3 +195,14 @@ def test_a_model_that_waits_for_the_gpu_is_attacked_step_by_step():
     with pytest.warns(UserWarning, match="no CUDA graph"):
         found = pgd(Waits(model), x, y, eps=0.1, steps=20)
     assert torch.equal(fooled(model, found, y), expected)
+
+
+def test_without_triton_the_twins_do_everything():
+    program = ("import sys; sys.modules['triton'] = None\n"
+               "import torch\n"
+               "from course_lib.kernels import launch, linf_step\n"
+               "one = torch.ones(1, 1)\n"
+               "print(launch.AVAILABLE, linf_step(one / 2, one, one / 2, 0.25, 0.5).item())")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          env=os.environ | {"TRITON_INTERPRET": "1"})
+    assert done.stdout.split() == ["False", "0.75"], done.stderr
