@@ -126,8 +126,8 @@ def test_candidates_are_painted_as_by_the_twin(shape, count, dtype):
                                  levels, colours[:, :1])
     places = torch.rand(12, count, 2, generator=draw) * torch.tensor([columns, rows])
     genes = torch.cat([places, colours], 2).flatten(1).to(WHERE, dtype)
-    image = drawn(shape, "plain", dtype, 0)[:1]
-    for x in (image.expand(12, -1, -1, -1), image.repeat(12, 1, 1, 1)):
+    several = drawn((12, channels, rows, columns), "plain", dtype, 0)
+    for x in (several[:1].expand(12, -1, -1, -1), several):
         # The twin on the CPU: on a GPU PyTorch multiplies by 1 / 255, the last digit may differ.
         expected = plain(kernels.paint, x.cpu(), genes.cpu())
         assert torch.equal(kernels.paint(x, genes).cpu(), expected)
