@@ -22,7 +22,8 @@ from course_lib.gradients import forward
 from course_lib.training import initialise, save
 
 NAME = "scene_segmenter"
-TESTED, EPS = 100, (2, 4, 8, 16)  # scenes and grey levels of the card
+TESTED, ATTACKED = 100, 20  # scenes of the card
+LEVELS = (4, 16, 24)  # grey levels of its attacks
 
 
 def label_map(model: nn.Module, x: Tensor) -> Tensor:
@@ -142,10 +143,11 @@ def _measured(model: nn.Module) -> str:
     """The second half of the card: mean IoU on scenes of the split "test", before and after DAG."""
     test = scenes.compose(TESTED, "test").to(runtime.device())
     rows = [f"| 0 | none | {TESTED} | {mean_iou(label_map(model, test.x), test.mask):.3f} |"]
-    for levels in EPS:
-        x_adv = dag(model, test.x, test.mask, eps=levels / 255)
-        found = mean_iou(label_map(model, x_adv), test.mask)
-        rows.append(f"| {levels}/255 | DAG, 40 steps | {TESTED} | {found:.3f} |")
+    few = test[:ATTACKED]
+    for level in LEVELS:
+        x_adv = dag(model, few.x, few.mask, eps=level / 255)
+        found = mean_iou(label_map(model, x_adv), few.mask)
+        rows.append(f"| {level}/255 | DAG, 40 steps | {len(few)} | {found:.3f} |")
     return f"""- Measured: `python -m course_lib.segmentation --card`, PyTorch {torch.__version__}
 
 | eps in l_inf | attack | scenes | mean IoU |

@@ -28,9 +28,11 @@ def dag(
         x_(t+1) = Pi(x_t + gamma * g_t / ||g_t||_inf)
 
     Pi leads back into the l_inf ball of radius eps and into the box. With a target map y_t the sum
-    is over (z_target - max over k != target of z_k). gamma is `step_size`, by default eps / 4. Two
-    things differ from the paper: it has no ball, and it fixes the wrong class of each pixel
-    beforehand, by a random permutation of the classes; here it is the strongest rival at each step.
+    is over (z_target - max over k != target of z_k). gamma is `step_size`, by default 4 eps: most
+    entries of g_t are far smaller than the largest, and the ball holds what goes too far. Towards
+    a target map smaller steps often get further. Two things differ from the paper: it has no ball,
+    and it fixes the wrong class of each pixel beforehand, by a random permutation of the classes;
+    here it is the strongest rival at each step.
 
     Shape: x [n, channels, rows, columns] in [0, 1]; the model's logits [n, classes, rows, columns];
     mask, target [n, rows, columns] int64 -> like x. An image's result is its own: each has its T.
@@ -45,7 +47,7 @@ def dag(
     True
     """
     check_ball(eps, "linf")
-    step_size = eps / 4 if step_size is None else step_size
+    step_size = 4 * eps if step_size is None else step_size
     check_step_size(step_size)
     if steps < 1:
         raise ValueError("steps < 1: an attack needs at least one step")
