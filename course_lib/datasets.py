@@ -208,6 +208,16 @@ def faces() -> Images:
     return Images(x, y, ["face", "no face"])
 
 
+def photograph(name: str) -> Tensor:
+    """A photograph that scikit-image ships, whole: [3, rows, columns] float32 in [0, 1].
+
+    >>> photograph("brick.png").shape
+    torch.Size([3, 512, 512])
+    """
+    pixels = np.asarray(_open(_package("skimage") / "data" / name))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+
 @lru_cache
 def _class_names() -> tuple[str, ...]:
     return tuple((DATA / "imagenet_classes.txt").read_text().splitlines())

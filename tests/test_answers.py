@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from course_lib import evaluation, norms
 from course_lib.attacks import fgsm
-from course_lib.gradients import input_gradient
+from course_lib.gradients import input_gradient, margin
 
 
 """

@@ -264,6 +264,34 @@ def test_evolution_explorer_has_a_still_twin(problem, history, still):
     assert [caption.split("\n")[0] for caption in captions] == ["generation 0", "generation 1"]
 
 
+# --- the DAG explorer ---------------------------------------------------------------------------
+
+@pytest.fixture
+def dense():
+    """A model that names each pixel by its brightness, a mask, and a path of three images."""
+    model = torch.nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0] * 3, [1.0] * 3]).view(2, 3, 1, 1))
+        model.bias.copy_(torch.tensor([0.0, -1.5]))
+    path = [torch.full((1, 3, 8, 8), 0.4) for _ in range(3)]
+    path[1][:, :, :4] = path[2][:] = 0.6
+    return model, path, torch.zeros(1, 8, 8, dtype=torch.int64)
+
+
+def test_dag_explorer_counts_the_pixels_that_are_left(dense):
+    explorer = widgets.DagExplorer(*dense)
+    for t, left in ((0, 64), (1, 32), (2, 0)):
+        explorer.t.value = t
+        assert f"{left} pixels left after step {t}" in explorer.caption.value
+    assert (pixels(explorer.pictures[2]) == 255).all()
+
+
+def test_dag_explorer_has_a_still_twin(dense, still):
+    widgets.dag_explorer(*dense)
+    captions = [axis.get_xlabel() for axis in plt.gcf().axes]
+    assert captions == ["step 0", "step 1", "step 2", "64 left", "32 left", "0 left"]
+
+
 # --- the champions explorer ---------------------------------------------------------------------
 
 @pytest.fixture

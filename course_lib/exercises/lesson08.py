@@ -1,0 +1,219 @@
+"""Exercises of lesson 08: mean IoU, one step of DAG, and a target map that is not reached."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.attacks.dag import dense_gradient
+from course_lib.exercises import Exercise, Function
+from course_lib.exercises.diagnoses import Finding, close, finite, image_like, in_ball, in_box, run
+from course_lib.gradients import margin
+from course_lib.norms import project_box
+from course_lib.segmentation import mean_iou
+
+EPS, STEP = 0.1, 0.04
+
+
+class Dense(NamedTuple):
+    """A small segmenter with images, label maps and target maps on which attacks are checked."""
+
+    model: nn.Module
+    x: Tensor
+    mask: Tensor
+    target: Tensor
+
+
+def dense_problem() -> Dense:
+    """Fixed: some pixels are misnamed, the last image everywhere; pixels at 0 and 1."""
+    draw = torch.Generator().manual_seed(8)
+    x = (1.6 * torch.rand(3, 1, 6, 6, generator=draw) - 0.3).clamp(0, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(),
+                              nn.Conv2d(8, 4, 3, padding=1)).eval()
+    with torch.no_grad():
+        mask = model(x).argmax(1)
+    mask[:, ::3] = (mask[:, ::3] + 1) % 4
+    mask[2] = (model(x[2:]).argmax(1)[0] + 1) % 4
+    target = torch.randint(4, mask.shape, generator=draw)
+    return Dense(model, x, mask, target)
+
+
+# --- 8.1 mean intersection over union -----------------------------------------------------------
+
+def _iou(fn: Function) -> Finding:
+    mask = torch.tensor([[[0, 0, 0, 0], [0, 0, 1, 2]]])
+    predicted = torch.tensor([[[0, 0, 0, 0], [0, 1, 1, 0]]])
+    value, said = run(fn, predicted, mask, 3)
+    if said:
+        return said
+    return (
+        close(value, mean_iou(predicted, mask, 3), "the mean IoU of the classes 0, 1, 2",
+              "Each class counts the same: intersection over union per class, then the mean.")
+        or close(fn(mask, mask, 5), 1.0, "with the classes 3 and 4 in neither map, the mean IoU of "
+                 "a map with itself", "A class that neither map holds has no union: leave it out.")
+        or close(fn(mask, predicted, 3), mean_iou(predicted, mask, 3),
+                 "the mean IoU with both maps exchanged", "Divide by the union, not by one map.")
+        or close(fn(torch.cat([predicted, mask]), torch.cat([mask, mask]), 3),
+                 mean_iou(torch.cat([predicted, mask]), torch.cat([mask, mask]), 3),
+                 "the mean IoU of two scenes", "Count each class over all scenes together.")
+    )
+
+
+# --- 8.2 one step of DAG ------------------------------------------------------------------------
+
+def dag_step(model, x_t, x, mask, eps, step_size):
+    """One step of DAG: away from the names in `mask`, wherever they are still given."""
+    x_free = x_t.clone().requires_grad_()
+    logits = model(x_free)
+    margins = margin(logits, mask)
+    left = logits.argmax(1) == mask
+    gradient = torch.autograd.grad((margins * left).sum(), x_free)[0]
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return project_box(x_t + step_size * gradient / largest, x, eps, "linf")
+
+
+def _step(fn: Function) -> Finding:
+    p = dense_problem()
+    first, said = run(fn, p.model, p.x, p.x, p.mask, EPS, STEP)
+    if said or (said := image_like(first, p.x) or finite(first)):
+        return said
+    if torch.equal(first, p.x):
+        return "your function returns the images unchanged: nothing was attacked."
+    # From the border of the ball, where a step without a projection leaves it.
+    far = (p.x + EPS * (p.x < 0.5)).clamp(0, 1)
+    second = fn(p.model, far, p.x, p.mask, EPS, 5 * STEP)
+    every, opposite = (
+        _moved(p, sign, everywhere) for sign, everywhere in ((1, True), (-1, False)))
+    if torch.allclose(first, opposite, atol=1e-6):
+        return "your step goes downhill: the margins of the pixels that are left have to rise."
+    if torch.allclose(first, every, atol=1e-6):
+        return ("your step still works for pixels that have lost their name: multiply the margins "
+                "with `left`, so that only those with the right name count.")
+    return (
+        in_box(second) or in_ball(second, p.x, EPS, idea="Project onto the ball around x, not x_t.")
+        or close(first, dag_step(p.model, p.x, p.x, p.mask, EPS, STEP), "the image after one step",
+                 "Divide the gradient of each image by its own largest entry, then take step_size "
+                 "times that.")
+        or close(second, dag_step(p.model, far, p.x, p.mask, EPS, 5 * STEP),
+                 "the image after a step from within the ball",
+                 "The gradient is that at x_t; the ball lies around x.")
+    )
+
+
+def _moved(p: Dense, sign: int, everywhere: bool) -> Tensor:
+    x_free = p.x.clone().requires_grad_()
+    logits = p.model(x_free)
+    left = everywhere | (logits.argmax(1) == p.mask)
+    (gradient,) = torch.autograd.grad((margin(logits, p.mask) * left).sum(), x_free)
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return project_box(p.x + sign * STEP * gradient / largest, p.x, EPS, "linf")
+
+
+# --- 8.3 towards a map --------------------------------------------------------------------------
+
+def towards(model, x_t, mask, target):
+    """The gradient of one step towards a target map."""
+    x_free = x_t.clone().requires_grad_()
+    logits = model(x_free)
+    margins = -margin(logits, target)
+    left = logits.argmax(1) != target
+    return torch.autograd.grad((margins * left).sum(), x_free)[0]
+
+
+def _towards(fn: Function) -> Finding:
+    p = dense_problem()
+    gradient, said = run(fn, p.model, p.x, p.mask, p.target)
+    if said or (said := image_like(gradient, p.x, "gradient") or finite(gradient, "gradient")):
+        return said
+    x_free = p.x.clone().requires_grad_()
+    logits = p.model(x_free)
+    margins, everywhere = -margin(logits, p.target), torch.ones_like(p.mask, dtype=torch.bool)
+    for left, words in (
+        (logits.argmax(1) == p.mask, "a pixel that has lost its own name, and has not got that of "
+         "the map, is given up: ask for which pixels the map has not been reached."),
+        (everywhere, "pixels that are already named as the map says still pull: leave them out."),
+        (p.mask != p.target, "what is left depends on what the model says now, not on the maps "
+         "alone."),
+    ):
+        (known,) = torch.autograd.grad((margins * left).sum(), x_free, retain_graph=True)
+        if torch.allclose(gradient, known, atol=1e-6):
+            return words
+    expected = dense_gradient(p.model, p.x, p.mask, p.target)[0]
+    if torch.allclose(gradient, -expected, atol=1e-6):
+        return "your gradient leads away from the map: the margin of the target has to fall."
+    return close(gradient, expected, "the gradient", "Change nothing but the pixels that count.")
+
+
+EXERCISES = [
+    Exercise(
+        id="8.1",
+        title="mean intersection over union",
+        stub='''
+def iou_score(predicted, mask, classes):
+    """Mean IoU of two label maps; a class that is in neither does not count."""
+    return (predicted == mask).float().mean().item()   # this is the share of pixels
+''',
+        solution=mean_iou,
+        hints=(
+            "Go through the classes one by one. For class k, `predicted == k` and `mask == k` are "
+            "two regions.",
+            "`(a & b).sum()` counts the intersection of two regions, `(a | b).sum()` the union. "
+            "What if the union is empty?",
+            "Collect intersection / union of each class whose union is not empty, and return the "
+            "mean.",
+        ),
+        diagnose=_iou,
+        praise="A class of few pixels counts as much as the background.",
+    ),
+    Exercise(
+        id="8.2",
+        title="one step of DAG",
+        stub='''
+def dag_step(model, x_t, x, mask, eps, step_size):
+    """One step of DAG: away from the names in `mask`, wherever they are still given."""
+    x_free = x_t.clone().requires_grad_()
+    logits = model(x_free)
+    margins = margin(logits, mask)    # one per pixel, above 0 where it is fooled
+    # Here are missing: who is left, the gradient of their sum, the step, ball and box.
+    return x_t
+''',
+        solution=dag_step,
+        hints=(
+            "A pixel is left while `logits.argmax(1) == mask`. Only the margins of these count.",
+            "`torch.autograd.grad((margins * left).sum(), x_free)[0]` is the gradient. Divide it, "
+            "for each image, by its largest entry: `.abs().amax((1, 2, 3), keepdim=True)`. That "
+            "may be zero.",
+            "`project_box(x_t + step_size * gradient / largest, x, eps, \"linf\")` with `largest` "
+            "clamped from below by 1e-12.",
+        ),
+        diagnose=_step,
+        praise="One backward pass serves thousands of pixels.",
+    ),
+    Exercise(
+        id="8.3",
+        title="a map that is not reached",
+        stub='''
+def towards(model, x_t, mask, target):
+    """The gradient of one step towards a target map, as a colleague wrote it."""
+    x_free = x_t.clone().requires_grad_()
+    logits = model(x_free)
+    margins = -margin(logits, target)          # above 0 where the map is reached
+    left = logits.argmax(1) == mask
+    return torch.autograd.grad((margins * left).sum(), x_free)[0]
+''',
+        solution=towards,
+        hints=(
+            "Follow one pixel whose true name is 4 and whose target is 0. The network says 7. "
+            "What does the colleague's step do for it?",
+            "Which pixels are done? For an attack towards a map these are not the same as those "
+            "that have lost their name.",
+            "A pixel is left as long as the network's name for it differs from `target`.",
+        ),
+        diagnose=_towards,
+        praise="Wrong is not enough for an attack with a target.",
+    ),
+]
