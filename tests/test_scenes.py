@@ -97,7 +97,8 @@ def test_training_lowers_the_loss_and_repeats_exactly():
 
 
 def test_the_segmenter_that_ships_names_held_out_scenes():
-    test, model = scenes.compose(50, "test", seed=1), models.load("scene_segmenter", "cpu")
+    """Those of its card; among 100 scenes chance moves the score by about 0.02."""
+    test, model = scenes.compose(100, "test"), models.load("scene_segmenter", "cpu")
     assert mean_iou(segmentation.label_map(model, test.x), test.mask) >= 0.8
     assert (models.WEIGHTS / "scene_segmenter.safetensors").stat().st_size < 5e6
     assert (models.WEIGHTS / "scene_segmenter.md").read_text().startswith("# scene_segmenter\n")
