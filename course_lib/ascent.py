@@ -125,6 +125,7 @@ def _replayed(
     result, fooled = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     active, best, done = torch.arange(len(x), device=x.device), result.clone(), fooled.clone()
     finite, size = torch.ones_like(fooled[0]), x.new_full((), sizes[0])
+
     def judge(logits: Tensor) -> None:
         finite.logical_and_(logits.isfinite().all())
         hit = is_fooled(logits, y, target)
