@@ -17,7 +17,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 .PHONY: lab test check everywhere run slides store record bench constraints clean newest
 
 lab: .venv/installed
-	$(JUPYTER) lab --ip=127.0.0.1 $(AS_ROOT) $(or $(CHOSEN),$(FIRST))
+	$(JUPYTER) lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" $(AS_ROOT) $(or $(CHOSEN),$(FIRST))
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
