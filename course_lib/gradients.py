@@ -323,12 +323,16 @@ def check_logits(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Non
         raise ValueError("the model must return logits [batch, classes], "
                          f"not {tuple(logits.shape)}")
     check_finite(logits.isfinite().all())
-    classes = logits.shape[1]
-    for name, labels in (("y", y), ("target", target)):
-        if labels is not None and not bool(((labels >= 0) & (labels < classes)).all()):
-            raise ValueError(f"{name} holds labels outside 0 … {classes - 1}, "
-                             f"the model has {classes} classes")
+    check_classes(logits.shape[1], y=y, target=target)
     sums = logits.sum(1)
     if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
         raise ValueError("the model returns probabilities (every row is >= 0 and sums to 1): "
                          "attack the logits, the layer before the softmax")
+
+
+def check_classes(classes: int, **named: Tensor | None) -> None:
+    """Raise a ValueError for labels, given by the name of their argument, that are no class."""
+    for name, labels in named.items():
+        if labels is not None and not bool(((labels >= 0) & (labels < classes)).all()):
+            raise ValueError(f"{name} holds labels outside 0 … {classes - 1}, "
+                             f"the model has {classes} classes")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from course_lib.ascent import Callback
 from course_lib.gradients import (
     attacking,
+    check_classes,
     check_finite,
     check_images,
     check_step_size,
@@ -106,8 +107,4 @@ def _check_dense(logits: Tensor, mask: Tensor, target: Tensor | None) -> None:
         raise ValueError("the model must return logits [batch, classes, rows, columns], one for "
                          f"each class and pixel, not {tuple(logits.shape)}")
     check_finite(logits.isfinite().all())
-    classes = logits.shape[1]
-    for name, labels in (("mask", mask), ("target", target)):
-        if labels is not None and not bool(((labels >= 0) & (labels < classes)).all()):
-            raise ValueError(f"{name} holds labels outside 0 … {classes - 1}, "
-                             f"the model has {classes} classes")
+    check_classes(logits.shape[1], mask=mask, target=target)
