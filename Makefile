@@ -32,10 +32,10 @@ check: .venv/installed-test
 	$(BIN)/python -m pytest tests course_lib -m "not slow" --ignore=tests/test_answers.py \
 	  --ignore=tests/test_browser.py --ignore=tests/test_nbval.py --ignore=tests/test_notebooks.py
 
-run: .venv/installed
+run: .venv/installed-pages
 	$(BIN)/python -m course_lib.run $(CHOSEN)
 
-slides: .venv/installed
+slides: .venv/installed-pages
 	$(BIN)/python -m course_lib.run --slides $(CHOSEN)
 
 store: .venv/installed
@@ -63,7 +63,11 @@ bench: .venv/installed-bench
 	$(JUPYTER) labextension disable "@jupyterlab/apputils-extension:announcements"
 	@touch $@
 
-.venv/installed-test: .venv/installed
+.venv/installed-pages: .venv/installed
+	$(PIP) install --quiet $(VERSIONS) --editable ".[pages]"
+	@touch $@
+
+.venv/installed-test: .venv/installed-pages
 	$(PIP) install --quiet $(VERSIONS) --editable ".[test]"
 	@touch $@
 

@@ -17,13 +17,13 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
-from nbconvert import HTMLExporter, SlidesExporter
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from course_lib import outputs
+from course_lib import outputs, pages
 
 ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build"
 TIMEOUT = 600  # seconds a cell may take
 CELL_METADATA = {"slideshow", "tags", "jupyter"}  # worth storing; time stamps and such are not
 
@@ -109,22 +109,8 @@ def run_lesson(path: Path, *, store: bool) -> Clock:
         if after != before:
             nbformat.write(after, path)
     else:
-        write_page(HTMLExporter(), after, f"{path.stem}.html")
+        pages.write(pages.reading(), after, BUILD / f"{path.stem}.html")
     return clock
-
-
-def write_page(exporter: HTMLExporter, notebook: NotebookNode, name: str) -> None:
-    """Write a page under build/, without the source of cells that JupyterLab shows folded.
-
-    Such cells draw figures whose titles tell what was to be predicted; exporters would show them.
-    """
-    for cell in notebook.cells:
-        if cell.metadata.get("jupyter", {}).get("source_hidden"):
-            cell.metadata["transient"] = {"remove_source": True}
-    page, _ = exporter.from_notebook_node(notebook)
-    target = ROOT / "build" / name
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(page, encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -137,11 +123,13 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if missing := [str(path) for path in chosen.lessons if not path.is_file()]:
         parser.error(f"no such notebook: {', '.join(missing)} (say notebooks/01_norms.ipynb)")
+    if not chosen.store:
+        pages.copy_assets(BUILD)
     if chosen.slides:
-        exporter = SlidesExporter(reveal_width="1280", reveal_height="720")  # 88 columns fit
         for path in chosen.lessons:
-            write_page(exporter, nbformat.read(path, as_version=4), f"{path.stem}.slides.html")
-        print(f"The slides are in {ROOT / 'build'}")
+            pages.write(pages.slides(), nbformat.read(path, as_version=4),
+                        BUILD / f"{path.stem}.slides.html")
+        print(f"The slides are in {BUILD}")
         return 0
     os.environ["COURSE_WIDGETS"] = "0"  # kernels inherit it: no front end will draw widgets
     os.environ["COURSE_ANSWERS"] = "0" if chosen.store else "1"  # of predictions, folded on a page
@@ -157,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}")
     elif not chosen.store:
-        print(f"The pages are in {ROOT / 'build'}")
+        print(f"The pages are in {BUILD}")
     return len(failed)
 
 

@@ -13,13 +13,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from browser import MINUTES, opened
+from playwright.sync_api import expect
 
 from course_lib import questions
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or \
-    shutil.which("google-chrome")
-MINUTES = 60_000  # Playwright counts in milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +82,7 @@ def lock_a_guess(page) -> None:
 
 @pytest.mark.alone
 def test_lesson_03_as_a_student_meets_it(lab):
-    if CHROMIUM is None:
-        message = "no chromium found: install Debian's package chromium, or Google Chrome"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    from playwright.sync_api import expect, sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    with opened(1400, 1000) as page:
         page.goto(lab, timeout=2 * MINUTES)
         # Earlier, "Run" would meet a notebook without a kernel and ask for one.
         page.get_by_text("| Idle").wait_for(timeout=2 * MINUTES)
@@ -122,4 +110,3 @@ def test_lesson_03_as_a_student_meets_it(lab):
         page.wait_for_function(
             "([e, old]) => e.getAttribute('src') !== old",
             arg=[picture.element_handle(), before], timeout=MINUTES)
-        browser.close()

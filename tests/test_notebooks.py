@@ -13,7 +13,6 @@ import pytest
 import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 
 from course_lib import everywhere, exercises, outputs, questions, run
@@ -140,13 +139,6 @@ def test_the_first_cell_links_the_glossary_and_the_notation(path):
 def test_unsolved_exercises_say_so(path):
     for cell in checks(read(path)):
         assert stdout(cell).startswith("○")
-
-
-@each_lesson
-def test_slides_can_be_made(path):
-    page, _ = SlidesExporter().from_notebook_node(read(path))
-    assert page.count("<section") > 10
-    assert '<aside class="notes">' in page
 
 
 # --- what may differ, and what may not be told -------------------------------------------------

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "course_lib"
 ORDER = ["runtime", "norms", "kernels", "gradients", "ascent", "evolution", "attacks", "models",
          "datasets", "scenes", "evaluation", "smoothing", "fooling", "cards", "distributed",
          "training", "segmentation", "plots", "widgets", "questions", "exercises", "outputs",
-         "run", "everywhere"]
+         "pages", "run", "everywhere"]
 # plots draws tensors: it knows norms and data, but no attack and no judge.
 FORBIDDEN = {"plots": {"attacks", "evaluation", "smoothing", "training", "widgets", "ascent"},
              "norms": {"runtime"}, "gradients": {"norms"}}
@@ -87,7 +87,7 @@ def test_the_tested_versions_are_names_and_versions_of_all_that_is_needed():
         assert re.fullmatch(r"[\w.-]+==[\w.]+", line), line
     held = {_name(line).replace("_", "-") for line in lines}
     needed = itertools.chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
-    wanted = {_name(requirement).replace("_", "-") for requirement in needed}
+    wanted = {_name(requirement).replace("_", "-") for requirement in needed} - {PROJECT["name"]}
     assert wanted <= held, wanted - held
     assert not held & {"pip", "setuptools", PROJECT["name"]}
 
@@ -126,7 +126,7 @@ def test_every_import_is_a_declared_dependency():
     # Modules whose package has another name, and what comes with the packages named.
     known = {"pil": "pillow", "ipython": "jupyterlab", "nbformat": "nbconvert",
              "nbclient": "nbconvert", "cycler": "matplotlib", "skimage": "scikit-image",
-             "triton": "torch"}
+             "triton": "torch", "jinja2": "nbconvert"}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else \

@@ -32,7 +32,7 @@ def picture(*, dot: int = 255, size: tuple[int, int] = (64, 64), **options: int)
 
 @pytest.fixture
 def lesson(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "BUILD", tmp_path / "build")
     path = tmp_path / "09_short.ipynb"
     draw = "from PIL import Image\ndisplay(Image.new('L', (20, 20)))"
     nbformat.write(notebook("print('hello')", draw), path)
