@@ -76,7 +76,7 @@ def test_every_slide_fits_the_screen_and_needs_no_network(lesson, tmp_path):
         assert too_large(slides) == []
         assert page.evaluate(RAW) == []
         assert page.locator(".MathJax").count() > 10
-        assert page.locator("aside.notes").count() > 3
+        assert page.locator("aside.notes").count() > 0
 
 
 @pytest.mark.slow
