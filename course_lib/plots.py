@@ -28,6 +28,8 @@ from course_lib import runtime
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
+    from course_lib.detection import Boxes
+
 Numbers = Sequence[float] | Tensor | np.ndarray
 
 BLUE, VERMILLION, GREEN, BLACK, ORANGE, PURPLE = COLOURS = (
@@ -111,6 +113,30 @@ def images(
     fig, axes = _grid(rows, columns, x, [captions or []] * rows, title)
     for i, image in enumerate(x):
         _picture(axes.flat[i], image, captions[i] if captions else "", columns)
+    return fig
+
+
+def boxes(
+    x: Tensor, found: Sequence[Boxes], *, title: str = "", columns: int | None = None,
+    least: float = 0.3,
+) -> Figure:
+    """Scenes with the boxes that a detector found, each with its digit and the confidence in %.
+
+    Boxes with a confidence below `least` are left out.
+    Shape: x [n, 3, rows, columns] in [0, 1].
+    """
+    fig = images(x, title=title, columns=columns)
+    for axis, one in zip(fig.axes, found, strict=False):
+        for box, label, score in zip(one.boxes.tolist(), one.labels.tolist(), one.scores.tolist(),
+                                     strict=True):
+            if score >= least:
+                left, top, right, bottom = (end - 0.5 for end in box)  # of pixels, not middles
+                colour = plt.get_cmap("tab10").colors[label - 1]
+                axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False,
+                                         edgecolor=colour, linewidth=2))
+                axis.text(left, top, f"{label - 1}: {percent(score)}", color="white",
+                          fontsize="x-small", va="bottom", clip_on=True,
+                          bbox={"facecolor": colour, "edgecolor": "none", "pad": 1})
     return fig
 
 

@@ -19,8 +19,8 @@ PACKAGE = ROOT / "course_lib"
 # Who may import whom: each module only what stands above it.
 ORDER = ["runtime", "norms", "kernels", "gradients", "ascent", "evolution", "attacks", "models",
          "datasets", "scenes", "evaluation", "smoothing", "fooling", "cards", "distributed",
-         "training", "segmentation", "plots", "widgets", "questions", "exercises", "outputs",
-         "pages", "run", "everywhere"]
+         "training", "segmentation", "detection", "plots", "widgets", "questions", "exercises",
+         "outputs", "pages", "run", "everywhere"]
 # plots draws tensors: it knows norms and data, but no attack and no judge.
 FORBIDDEN = {"plots": {"attacks", "evaluation", "smoothing", "training", "widgets", "ascent"},
              "norms": {"runtime"}, "gradients": {"norms"}}
