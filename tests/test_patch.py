@@ -93,7 +93,7 @@ def test_bad_input_is_named(changes, words):
 
 
 def test_an_area_for_which_there_is_no_room():
-    with pytest.raises(ValueError, match="up to 0.3"):
+    with pytest.raises(ValueError, match="a share of the image"):
         random_places(1, area=0.5)
 
 
