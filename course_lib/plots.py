@@ -206,6 +206,17 @@ def painted(labels: Tensor) -> Tensor:
     return colours[labels.cpu()].permute(0, 3, 1, 2)
 
 
+def key(names: Sequence[str]) -> Figure:
+    """Which colour `painted` gives to each class: one patch of colour per class, in one row."""
+    fig, axes = plt.subplots(1, len(names), figsize=(_WIDTH, 0.9), squeeze=False)
+    for k, (axis, name) in enumerate(zip(axes[0], names, strict=True)):
+        axis.imshow(array(painted(torch.full((1, 2, 4), k))[0]))
+        axis.grid(visible=False)
+        axis.set(xticks=[], yticks=[])
+        axis.set_xlabel(name, fontsize=_caption_size(len(names)))
+    return fig
+
+
 def array(image: Tensor) -> np.ndarray:
     """An image [1 or 3, rows, columns] in [0, 1] as uint8 [rows, columns, 3] for screens."""
     pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
@@ -661,6 +672,44 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markdown:
     return Markdown("\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |"
         for line in lines))
+
+
+# --- words --------------------------------------------------------------------------------------
+
+def shaded_words(
+    texts: Mapping[str, tuple[Sequence[str], Numbers]], *, title: str = ""
+) -> Figure:
+    """Texts word by word, each word on a ground as dark as its weight, from 0 to 1.
+
+    texts: a heading for each text, its words and their weights. A word above one half is bold.
+    """
+    size = 0.95 * plt.rcParams["font.size"]
+    letter, line = 0.605 * size / 72, 1.9 * size / 72  # inches, of the monospaced font
+    room = int((_WIDTH - 0.2) / letter)
+    placed, row = [], 0  # (row, column, word, weight, is a heading)
+    for heading, (words, weights) in texts.items():
+        placed.append((row, 0, heading, 0.0, True))
+        row, column = row + 1, 0
+        for word, weight in zip(words, _numbers(weights), strict=True):
+            if column + len(word) > room:
+                row, column = row + 1, 0
+            placed.append((row, column, word, float(weight), False))
+            column += len(word) + 1
+        row += 2
+    heading_lines = _broken(title, _WIDTH).count("\n") + 1
+    height = (row - 1) * line + (1.6 * heading_lines * size * 1.2 / 72 if title else 0) + 0.1
+    fig, axis = plt.subplots(figsize=(_WIDTH, height))
+    axis.set(xlim=(0, _WIDTH), ylim=((row - 1) * line, 0))
+    axis.axis("off")
+    for row, column, word, weight, is_heading in placed:
+        ground = tuple(1 - weight * (1 - channel) for channel in to_rgb(ORANGE))
+        axis.text(column * letter, (row + 0.5) * line, word, va="center", fontsize=size,
+                  family="sans-serif" if is_heading else "monospace",
+                  fontweight="bold" if is_heading or weight > 0.5 else "normal",
+                  bbox=None if is_heading else {"facecolor": ground, "edgecolor": "none",
+                                                "pad": 1.5})
+    _headline(fig, title)
+    return fig
 
 
 # --- parts --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def photos():
 
 
 def test_names_are_what_load_knows():
-    assert set(models.names()) == {*SHIPPED, *CIFAR, *LITES, "scene_segmenter"}
+    assert set(models.names()) == {*SHIPPED, *CIFAR, *LITES, "scene_segmenter", "reader"}
     with pytest.raises(ValueError, match=r"'mnist_cnm'.*mnist_cnn, .*efficientnet_lite2"):
         models.load("mnist_cnm")
     with pytest.raises(ValueError, match="'efficientnet_lite0'"):
@@ -58,7 +58,7 @@ def test_the_robust_network_withstands_what_the_standard_one_does_not():
 def test_every_shipped_file_is_listed_and_none_else():
     files = {file.name for file in models.WEIGHTS.glob("*.safetensors")}
     assert files == set(models.checksums()) == {
-        f"{n}.safetensors" for n in [*SHIPPED, *CIFAR, "scene_segmenter"]}
+        f"{n}.safetensors" for n in [*SHIPPED, *CIFAR, "scene_segmenter", "reader"]}
 
 
 @pytest.mark.parametrize("name", [n for n in models.trainable() if n.startswith("cifar")])

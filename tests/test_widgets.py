@@ -292,6 +292,36 @@ def test_dag_explorer_has_a_still_twin(dense, still):
     assert captions == ["step 0", "step 1", "step 2", "64 left", "32 left", "0 left"]
 
 
+# --- the patch explorer -------------------------------------------------------------------------
+
+@pytest.fixture
+def stickered():
+    """A network that looks at the brightness only: "light" above one half, dark images, white."""
+    images = Images(torch.full((2, 3, 16, 16), 0.4), torch.tensor([0, 0]), ["dark", "light"])
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[-50.0] * 3, [50.0] * 3]))
+        model[2].bias.copy_(torch.tensor([75.0, -75.0]))
+    return model, images, torch.ones(3, 4, 4)
+
+
+def test_patch_explorer_names_what_the_patch_and_a_grey_one_make(stickered):
+    explorer = widgets.PatchExplorer(*stickered)
+    assert "dark" in explorer.captions[0].value  # a tenth of the area is not enough
+    explorer.across.value, explorer.down.value, explorer.area.value = 0.0, 0.0, 25
+    assert "light" in explorer.captions[0].value and "dark" in explorer.captions[1].value
+    white = pixels(explorer.pictures[0])[..., 0] == 255
+    assert white.mean() == pytest.approx(0.25, abs=0.02)
+    explorer.across.value = explorer.down.value = 1.0
+    assert (pixels(explorer.pictures[0])[..., 0] == 255).mean() < 0.1  # it leaves the image
+
+
+def test_patch_explorer_has_a_still_twin(stickered, still):
+    widgets.patch_explorer(*stickered)
+    assert len(plt.gcf().axes) == 6
+    assert "0 of them change the name" in plt.gcf().get_suptitle()
+
+
 # --- the champions explorer ---------------------------------------------------------------------
 
 @pytest.fixture
