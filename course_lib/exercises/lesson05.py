@@ -74,7 +74,7 @@ def ensemble_logits(models: Sequence[nn.Module], x: Tensor) -> Tensor:
 def _diagnose_ensemble(fn) -> Finding:
     p = problem()
     draw = torch.Generator().manual_seed(6)
-    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
     with torch.no_grad():
         for weights in other.parameters():
             weights.copy_(torch.randn(weights.shape, generator=draw))
