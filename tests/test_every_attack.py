@@ -155,3 +155,9 @@ def test_a_batch_too_large_for_the_memory_is_halved(attack):
 
 def test_the_judge_halves_it_too():
     torch.testing.assert_close(evaluation.logits(Small(MODEL, 2), X), evaluation.logits(MODEL, X))
+
+
+@every_attack
+def test_a_function_is_no_model(attack):
+    with pytest.raises(ValueError, match=r"a nn\.Module, not a function: write a class whose"):
+        attack(lambda x: MODEL(x), X, Y)
