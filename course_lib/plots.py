@@ -6,10 +6,12 @@ Ito, told apart by the colour-blind; markers and line styles repeat the differen
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -21,6 +23,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from PIL import Image
 from torch import Tensor
 
 from course_lib import runtime
@@ -221,6 +224,13 @@ def array(image: Tensor) -> np.ndarray:
     """An image [1 or 3, rows, columns] in [0, 1] as uint8 [rows, columns, 3] for screens."""
     pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+
+
+def save_png(image: Tensor, path: Path) -> Path:
+    """Write an image [1 or 3, rows, columns] in [0, 1] as a PNG file: every grey level survives."""
+    file = io.BytesIO()
+    Image.fromarray(array(image)).save(file, format="PNG")
+    return runtime.write(path, file.getvalue())
 
 
 # --- curves, bars, matrices ---------------------------------------------------------------------

@@ -14,6 +14,7 @@ import html
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import ipywidgets as ui
 import matplotlib.pyplot as plt
@@ -30,6 +31,7 @@ from course_lib.attacks import fgsm, mifgsm, pgd
 from course_lib.attacks.one_pixel import paint
 from course_lib.attacks.patch import Places, paste
 from course_lib.datasets import Images
+from course_lib.datasets import own_photograph as own
 from course_lib.evolution import Archive
 from course_lib.fooling import Encoding, confidence
 from course_lib.gradients import input_gradient, margin
@@ -201,6 +203,42 @@ def _png_bytes(picture: Image.Image) -> bytes:
     data = io.BytesIO()
     picture.save(data, format="PNG", compress_level=1)
     return data.getvalue()
+
+
+# --- a photograph of your own -------------------------------------------------------------------
+
+
+def own_photograph(show: Callable[[Tensor], object], file: str | Path | None = None) -> None:
+    """Call show(x) with the picture in `file`; in a browser also with each one that is uploaded.
+
+    show: draws what it finds about x [1, 3, 224, 224]. file: left out, a picture that is there.
+    """
+    if not runtime.live():
+        show(own(file))
+        return
+    upload = ui.FileUpload(accept="image/*", multiple=False, description="your photograph")
+    page = ui.Output()
+    upload.add_class("own-photograph")
+
+    def uploaded(_: object) -> None:
+        for entry in upload.value:
+            _on_page(page, show, bytes(entry["content"]))
+
+    upload.observe(uploaded, "value")
+    display(ui.VBox([upload, page]))
+    _on_page(page, show, file)
+
+
+def _on_page(
+    page: ui.Output, show: Callable[[Tensor], object], file: str | Path | bytes | None
+) -> None:
+    page.clear_output(wait=True)
+    with page:
+        try:
+            show(own(file))
+            plt.show()
+        except (OSError, ValueError) as error:
+            print(f"✗ {error}")
 
 
 # --- the norm-ball explorer ---------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 
 import ipywidgets as ui
 import matplotlib
@@ -415,3 +416,30 @@ def test_squares_explorer_has_a_still_twin(plane, still):
     assert [axis.get_title().split(":")[0] for axis in fig.axes] == [
         "training with eps = 0", "training with eps = 0.4"]
     assert fig.get_suptitle() == "3 of 4 squares cross the first border, 0 cross the second"
+
+
+# --- a photograph of your own -------------------------------------------------------------------
+
+
+def test_own_photograph_without_a_browser_is_shown_at_once(still, tmp_path):
+    seen = []
+    widgets.own_photograph(seen.append)
+    file = plots.save_png(torch.zeros(3, 224, 224), tmp_path / "black.png")
+    widgets.own_photograph(seen.append, file)
+    assert [x.shape for x in seen] == [(1, 3, 224, 224)] * 2
+    assert seen[0].std() > 0.1 and seen[1].max() == 0
+
+
+def test_own_photograph_that_is_uploaded(shown, tmp_path):
+    seen = []
+    widgets.own_photograph(seen.append)
+    (upload,) = parts(shown[0], ui.FileUpload)
+    content = plots.save_png(torch.ones(3, 300, 200), tmp_path / "white.png").read_bytes()
+    upload.value = ({"name": "white.png", "type": "image/png", "size": len(content),
+                     "content": memoryview(content), "last_modified": datetime.now(UTC)},)
+    assert len(seen) == 2 and seen[1].min() == 1
+
+
+def test_own_photograph_that_is_none_is_one_line(shown, tmp_path, capsys):
+    widgets.own_photograph(lambda x: None, tmp_path / "missing.jpg")
+    assert "missing.jpg" in capsys.readouterr().out
