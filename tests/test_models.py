@@ -25,7 +25,8 @@ def photos():
 
 
 def test_names_are_what_load_knows():
-    assert set(models.names()) == {*SHIPPED, *CIFAR, *LITES, "scene_segmenter", "reader"}
+    assert set(models.names()) == {*SHIPPED, *CIFAR, *LITES, "scene_segmenter", "scene_detector",
+                                   "reader"}
     with pytest.raises(ValueError, match=r"'mnist_cnm'.*mnist_cnn, .*efficientnet_lite2"):
         models.load("mnist_cnm")
     with pytest.raises(ValueError, match="'efficientnet_lite0'"):
