@@ -38,8 +38,11 @@ run: .venv/installed-pages
 slides: .venv/installed-pages
 	$(BIN)/python -m course_lib.run --slides $(CHOSEN)
 
-student instructor: .venv/installed
-	$(BIN)/python -m course_lib.editions $@ $(CHOSEN)
+student: .venv/installed
+	$(BIN)/python -m course_lib.editions student $(CHOSEN)
+
+instructor: .venv/installed
+	$(BIN)/python -m course_lib.editions instructor $(CHOSEN)
 
 store: .venv/installed
 	$(BIN)/python -m course_lib.run --store $(CHOSEN)
