@@ -69,7 +69,8 @@ def paste(x: Tensor, patch: Tensor, places: Places) -> Tensor:
     """The images with the patch on them, each at its own place: A(x, p, t) of the formula.
 
     Differentiable with respect to the patch.
-    Shape: x [n, channels, rows, columns], patch [channels, side, side], n places -> like x.
+    Shape: x [n, channels, rows, columns], patch [channels, side, side], n places, or one for all
+    -> like x.
     Lesson: 08.
 
     >>> x = torch.zeros(1, 1, 8, 8)
@@ -82,7 +83,7 @@ def paste(x: Tensor, patch: Tensor, places: Places) -> Tensor:
     # From a pixel of the image to the coordinates of the patch, which end at -1 and 1.
     affine = torch.stack([torch.stack([cos, sin, -cos * a - sin * b], 1),
                           torch.stack([-sin, cos, sin * a - cos * b], 1)], 1).to(x)
-    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
+    grid = F.affine_grid(affine.expand(len(x), -1, -1), list(x.shape), align_corners=False)
     on_it = (grid.abs().amax(3) <= 1)[:, None]
     moved = F.grid_sample(patch.expand(len(x), -1, -1, -1), grid, padding_mode="border",
                           align_corners=False)
