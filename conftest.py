@@ -18,7 +18,7 @@ OFFLINE = ROOT / "tests" / "offline"  # holds a sitecustomize.py that refuses co
 
 # Before any test starts a kernel: kernels and other children inherit the environment.
 os.environ["COURSE_WIDGETS"] = "0"
-os.environ["COURSE_FOLDER"] = os.path.join(tempfile.gettempdir(), f"course_{os.getpid()}")
+os.environ["COURSE_FOLDER"] = f"{tempfile.gettempdir()}/course_{os.getpid()}/my_work"
 for variable in ("COURSE_MODE", "COURSE_BUDGET", "COURSE_RECORD", "COURSE_ANSWERS"):
     os.environ.pop(variable, None)
 os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -508,11 +508,14 @@ def champions_strip(
 ) -> Figure:
     """Four generations below each other: the champion of each class and how sure the network is."""
     last = len(history) - 1
-    shown = [history[t] for t in sorted({0, last // 20, last // 5, last})]
-    captions = [plots.percent(p) for archive in shown for p in confidence(archive.scores).tolist()]
+    times = sorted({0, last // 20, last // 5, last})
+    shown = [history[t] for t in times]
+    captions = [f"{name}: {plots.percent(p)}" for archive in shown
+                for name, p in zip(classes, confidence(archive.scores).tolist(), strict=True)]
     return plots.images(
         torch.cat([encoding.render(archive.genomes) for archive in shown]), captions,
-        columns=len(classes), title=f"Generations 0 to {last}: noise becomes ten sure digits")
+        columns=len(classes), title=f"Generations {', '.join(map(str, times))}, row by row: "
+                                    "the network grows sure of each class")
 
 
 class ChampionsExplorer:

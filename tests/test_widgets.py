@@ -346,7 +346,7 @@ def test_champions_explorer_shows_the_champions_of_its_generation(archives):
 def test_champions_explorer_has_a_still_twin(archives, still):
     widgets.champions_explorer(Direct((1, 6, 6)), archives, ["cat", "dog"])
     captions = [axis.get_xlabel() for axis in plt.gcf().axes]
-    assert captions == ["12 %", "50 %", "> 99 %", "50 %"]
+    assert captions == ["cat: 12 %", "dog: 50 %", "cat: > 99 %", "dog: 50 %"]
 
 
 # --- the squares explorer -----------------------------------------------------------------------
