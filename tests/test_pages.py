@@ -41,7 +41,8 @@ RAW = r"""() => [...document.querySelectorAll("p, li, td")]
 
 
 def shown(page, path: Path) -> list[str]:
-    """Open a page made from a lesson; what it asks of other machines, or asks for in vain."""
+    """Open a page made from a lesson; a list that grows by what it asks of other machines, or asks
+    for in vain: read it at the end."""
     failed = []
     page.on("requestfailed", lambda r: r.url == "about:blank" or failed.append(r.url))
     page.on("request", lambda r: r.url.startswith(("file:", "data:", "about:"))
@@ -65,18 +66,20 @@ def written(folder: Path, notebook: NotebookNode) -> Path:
     return folder / "lesson.html"
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("lesson", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
 def test_every_slide_fits_the_screen_and_needs_no_network(lesson, tmp_path):
     path = written(tmp_path, nbformat.read(lesson, as_version=4))
     with opened(1280, 720) as page:
-        assert shown(page, path) == []
+        in_vain = shown(page, path)
         slides = page.evaluate(MEASURE)
         assert len(slides) > 20
         assert too_large(slides) == []
         assert page.evaluate(RAW) == []
         assert page.locator(".MathJax").count() > 10
         assert page.locator("aside.notes").count() > 0
+        assert in_vain == []
 
 
 @pytest.mark.slow
@@ -88,7 +91,7 @@ def test_a_slide_that_does_not_fit_is_found(tmp_path):
     for part in notebook.cells:
         part.metadata.slideshow = {"slide_type": "slide"}
     with opened(1280, 720) as page:
-        assert shown(page, written(tmp_path, notebook)) == []
+        shown(page, written(tmp_path, notebook))
         found = too_large(page.evaluate(MEASURE))
     assert [line[1:5] for line in found] == ["tall", "xxxx", "smal"]
 
@@ -98,8 +101,19 @@ def test_a_page_to_read_needs_no_network(tmp_path):
     pages.copy_assets(tmp_path)
     pages.write(pages.reading(), nbformat.read(NOTEBOOKS[3], as_version=4), tmp_path / "page.html")
     with opened(1280, 720) as page:
-        assert shown(page, tmp_path / "page.html") == []
+        in_vain = shown(page, tmp_path / "page.html")
         assert page.evaluate(RAW) == []
+        assert in_vain == []
+
+
+@pytest.mark.slow
+def test_what_comes_from_elsewhere_or_is_missing_is_found(tmp_path):
+    lines = [f'<img src="{url}">' for url in ("http://127.0.0.1:9/there.png", "missing.png")]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(lines))])
+    with opened(1280, 720) as page:
+        in_vain = shown(page, written(tmp_path, notebook))
+        assert any("there.png" in url for url in in_vain)
+        assert any("missing.png" in url for url in in_vain)
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
