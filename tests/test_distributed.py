@@ -52,8 +52,10 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
                    "--nproc-per-node=2")
     for method, one, two in zip(training.METHODS, alone, together, strict=True):
         assert (one[0], two[0]) == (None, 2)
-        assert two[1:] == [pytest.approx(values, rel=1e-4) for values in one[1:]], method
-        if method != "trades":  # its first step has the sign of a gradient that is nearly zero
+        # The first step of "trades" has the sign of a gradient that is nearly zero.
+        rel = 1e-3 if method == "trades" else 1e-4
+        assert two[1:] == [pytest.approx(values, rel=rel) for values in one[1:]], method
+        if method != "trades":
             files = [load_file(tmp_path / f / f"{method}.safetensors") for f in ("one", "two")]
             torch.testing.assert_close(*files, rtol=1e-5, atol=1e-6)
 
