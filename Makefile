@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip
 # In a container one often is root, and Jupyter wants to hear that this is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test check everywhere run slides store record bench constraints clean newest
+.PHONY: lab test check everywhere run slides student instructor store record bench constraints clean newest
 
 lab: .venv/installed
 	$(JUPYTER) lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" $(AS_ROOT) $(or $(CHOSEN),$(FIRST))
@@ -37,6 +37,12 @@ run: .venv/installed-pages
 
 slides: .venv/installed-pages
 	$(BIN)/python -m course_lib.run --slides $(CHOSEN)
+
+student: .venv/installed
+	$(BIN)/python -m course_lib.editions student $(CHOSEN)
+
+instructor: .venv/installed
+	$(BIN)/python -m course_lib.editions instructor $(CHOSEN)
 
 store: .venv/installed
 	$(BIN)/python -m course_lib.run --store $(CHOSEN)

@@ -6,6 +6,7 @@ This file stands above tests/ because it also serves the notebooks and the libra
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ OFFLINE = ROOT / "tests" / "offline"  # holds a sitecustomize.py that refuses co
 
 # Before any test starts a kernel: kernels and other children inherit the environment.
 os.environ["COURSE_WIDGETS"] = "0"
+os.environ["COURSE_FOLDER"] = f"{tempfile.gettempdir()}/course_{os.getpid()}/my_work"
 for variable in ("COURSE_MODE", "COURSE_BUDGET", "COURSE_RECORD", "COURSE_ANSWERS"):
     os.environ.pop(variable, None)
 os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -272,6 +272,9 @@ def check_step_size(step_size: float) -> None:
 
 
 def _check_model(model: nn.Module, x: Tensor) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model must be a nn.Module, not a {type(model).__name__}: write a "
+                         "class whose forward does what your function does")
     parameter = next(model.parameters(), x)
     if parameter.device != x.device:
         raise ValueError(f"images are on {x.device}, the model on {parameter.device}: "

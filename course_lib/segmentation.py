@@ -64,15 +64,22 @@ def mean_iou(predicted: Tensor, mask: Tensor, classes: int = len(scenes.CLASSES)
     return sum(scores) / len(scores)
 
 
+Loss = Callable[[nn.Module, scenes.Scenes], Tensor]
+
+
+def pixel_loss(model: nn.Module, batch: scenes.Scenes) -> Tensor:
+    """The mean over all pixels of L(theta, x, y_pixel)."""
+    return F.cross_entropy(model(batch.x), batch.mask)
+
+
 def fit(
-    model: nn.Module, *, rounds: int, scenes_per_round: int = 2000, batch_size: int = 32,
-    lr: float = 5e-3, on_round: Callable[[int, float], None] | None = None,
+    model: nn.Module, loss: Loss = pixel_loss, *, rounds: int, scenes_per_round: int = 2000,
+    batch_size: int = 32, lr: float = 5e-3, on_round: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train a segmenter in place on fresh scenes in each round; it is left in eval mode.
+    """Train a network in place on fresh scenes in each round; it is left in eval mode.
 
-        min over theta of  the mean over all pixels of  L(theta, x, y_pixel)
-
-    Adam with one learning-rate cycle. on_round(number, mean loss) is called after each round.
+    Adam with one learning-rate cycle minimises loss(model, batch of scenes).
+    on_round(number, mean loss) is called after each round.
     Lesson: 08.
     """
     batches = -(-scenes_per_round // batch_size)
@@ -84,13 +91,13 @@ def fit(
     for number in runtime.progress(range(rounds), "training"):
         fresh = scenes.compose(scenes_per_round, "train", seed=number).to(where)
         total = torch.zeros((), device=where)
-        for x, mask in zip(fresh.x.split(batch_size), fresh.mask.split(batch_size), strict=True):
-            loss = F.cross_entropy(model(x), mask)
+        for start in range(0, len(fresh), batch_size):
+            value = loss(model, fresh[start:start + batch_size])
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             optimizer.step()
             schedule.step()
-            total += loss.detach()
+            total += value.detach()
         if on_round:
             on_round(number, float(total) / batches)
     model.eval()
@@ -98,23 +105,33 @@ def fit(
 
 def main(arguments: list[str] | None = None) -> None:
     """The command behind data/weights/scene_segmenter.safetensors and its card."""
-    parser = argparse.ArgumentParser(prog="python -m course_lib.segmentation", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=16, help="of 2,000 fresh scenes each")
+    ship(NAME, "segmentation", pixel_loss, _measured, 16, arguments)
+
+
+def ship(
+    name: str, module: str, loss: Loss, measured: Callable[[nn.Module], str], rounds: int,
+    arguments: list[str] | None,
+) -> None:
+    """Train a network for scenes, write its weights and its card; with --card, only measure it."""
+    parser = argparse.ArgumentParser(prog=f"python -m course_lib.{module}")
+    parser.add_argument("--rounds", type=int, default=rounds, help="of 2,000 fresh scenes each")
     parser.add_argument("--card", action="store_true",
                         help="measure the weights that ship again, and write their card anew")
     args = parser.parse_args(arguments)
-    card = models.WEIGHTS / f"{NAME}.md"
+    card = models.WEIGHTS / f"{name}.md"
     if args.card:
         made = card.read_text().split("- Measured:")[0]
     else:
-        model = models.build(NAME)
+        model = models.build(name)
         initialise(model, runtime.generator(0))
         model.to(runtime.device())
         with runtime.timed() as clock:
-            fit(model, rounds=args.rounds, on_round=_report)
-        save(NAME, model)
-        made = _made(model, args.rounds, clock.seconds)
-    text = made + _measured(models.load(NAME))
+            fit(model, loss, rounds=args.rounds, on_round=_report)
+        save(name, model)
+        made = _made(name, module, model, args.rounds, clock.seconds)
+    command = f"`python -m course_lib.{module} --card`"
+    text = (made + f"- Measured: {command}, PyTorch {torch.__version__}\n\n"
+            + measured(models.load(name)))
     runtime.write(card, text.encode())
     print(text)
 
@@ -123,24 +140,24 @@ def _report(number: int, loss: float) -> None:
     print(f"round {number + 1}: loss {loss:.4f}", flush=True)
 
 
-def _made(model: nn.Module, rounds: int, seconds: float) -> str:
+def _made(name: str, module: str, model: nn.Module, rounds: int, seconds: float) -> str:
     where = f"{torch.get_num_threads()} CPU thread(s), {platform.machine()}"
     if runtime.device().type == "cuda":
         where = torch.cuda.get_device_name()
-    return f"""# {NAME}
+    return f"""# {name}
 
-SceneSegmenter, {sum(p.numel() for p in model.parameters()):,} parameters. \
+{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters. \
 {type(model).__doc__.splitlines()[0]}
 
 - Data: `scenes.compose`, {rounds} times 2,000 fresh scenes of the split "train"
-- Command: `python -m course_lib.segmentation --rounds {rounds}`
+- Command: `python -m course_lib.{module} --rounds {rounds}`
 - Seed: 0
 - Time: {seconds:.0f} s on {where}, PyTorch {torch.__version__}
 """
 
 
 def _measured(model: nn.Module) -> str:
-    """The second half of the card: mean IoU on scenes of the split "test", before and after DAG."""
+    """The table of the card: mean IoU on scenes of the split "test", before and after DAG."""
     test = scenes.compose(TESTED, "test").to(runtime.device())
     rows = [f"| 0 | none | {TESTED} | {mean_iou(label_map(model, test.x), test.mask):.3f} |"]
     few = test[:ATTACKED]
@@ -148,9 +165,7 @@ def _measured(model: nn.Module) -> str:
         x_adv = dag(model, few.x, few.mask, eps=level / 255)
         found = mean_iou(label_map(model, x_adv), few.mask)
         rows.append(f"| {level}/255 | DAG, 40 steps | {len(few)} | {found:.3f} |")
-    return f"""- Measured: `python -m course_lib.segmentation --card`, PyTorch {torch.__version__}
-
-| eps in l_inf | attack | scenes | mean IoU |
+    return """| eps in l_inf | attack | scenes | mean IoU |
 | --- | --- | --- | --- |
 """ + "".join(f"{row}\n" for row in rows)
 

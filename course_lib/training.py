@@ -365,10 +365,15 @@ def initialise(model: nn.Module, generator: Generator) -> None:
 
         b = 1 / sqrt(inputs of a unit)
 
+    Embeddings are drawn from N(0, 1).
     The larger weights of He et al. 2015 leave a network constant under training with large eps.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, generator=generator)
+            if module.padding_idx is not None:
+                nn.init.zeros_(module.weight.data[module.padding_idx])
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             bound = module.weight[0].numel() ** -0.5
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             if module.bias is not None:

@@ -14,6 +14,7 @@ import html
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import ipywidgets as ui
 import matplotlib.pyplot as plt
@@ -28,7 +29,9 @@ from torch import Tensor, nn
 from course_lib import evaluation, plots, runtime
 from course_lib.attacks import fgsm, mifgsm, pgd
 from course_lib.attacks.one_pixel import paint
+from course_lib.attacks.patch import Places, paste
 from course_lib.datasets import Images
+from course_lib.datasets import own_photograph as own
 from course_lib.evolution import Archive
 from course_lib.fooling import Encoding, confidence
 from course_lib.gradients import input_gradient, margin
@@ -200,6 +203,42 @@ def _png_bytes(picture: Image.Image) -> bytes:
     data = io.BytesIO()
     picture.save(data, format="PNG", compress_level=1)
     return data.getvalue()
+
+
+# --- a photograph of your own -------------------------------------------------------------------
+
+
+def own_photograph(show: Callable[[Tensor], object], file: str | Path | None = None) -> None:
+    """Call show(x) with the picture in `file`; in a browser also with each one that is uploaded.
+
+    show: draws what it finds about x [1, 3, 224, 224]. file: left out, a picture that is there.
+    """
+    if not runtime.live():
+        show(own(file))
+        return
+    upload = ui.FileUpload(accept="image/*", multiple=False, description="your photograph")
+    page = ui.Output()
+    upload.add_class("own-photograph")
+
+    def uploaded(_: object) -> None:
+        for entry in upload.value:
+            _on_page(page, show, bytes(entry["content"]))
+
+    upload.observe(uploaded, "value")
+    display(ui.VBox([upload, page]))
+    _on_page(page, show, file)
+
+
+def _on_page(
+    page: ui.Output, show: Callable[[Tensor], object], file: str | Path | bytes | None
+) -> None:
+    page.clear_output(wait=True)
+    with page:
+        try:
+            show(own(file))
+            plt.show()
+        except (OSError, ValueError) as error:
+            print(f"✗ {error}")
 
 
 # --- the norm-ball explorer ---------------------------------------------------------------------
@@ -469,11 +508,14 @@ def champions_strip(
 ) -> Figure:
     """Four generations below each other: the champion of each class and how sure the network is."""
     last = len(history) - 1
-    shown = [history[t] for t in sorted({0, last // 20, last // 5, last})]
-    captions = [plots.percent(p) for archive in shown for p in confidence(archive.scores).tolist()]
+    times = sorted({0, last // 20, last // 5, last})
+    shown = [history[t] for t in times]
+    captions = [f"{name}: {plots.percent(p)}" for archive in shown
+                for name, p in zip(classes, confidence(archive.scores).tolist(), strict=True)]
     return plots.images(
         torch.cat([encoding.render(archive.genomes) for archive in shown]), captions,
-        columns=len(classes), title=f"Generations 0 to {last}: noise becomes ten sure digits")
+        columns=len(classes), title=f"Generations {', '.join(map(str, times))}, row by row: "
+                                    "the network grows sure of each class")
 
 
 class ChampionsExplorer:
@@ -641,6 +683,80 @@ class DagExplorer:
         self.caption.value = _lines(
             "the image, its label map, and in black the pixels that are left",
             f"{int(self.left[t].sum()):,} pixels left after step {t}")
+
+
+# --- the patch explorer -------------------------------------------------------------------------
+
+def patch_explorer(model: nn.Module, images: Images, patch: Tensor) -> None:
+    """A patch that you move over a photograph, beside a grey one of the same size and place.
+
+    patch [channels, rows, columns]. Its still twin shows the first image with the patch at five
+    places. Taught in lesson 08.
+    """
+    if runtime.live():
+        display(PatchExplorer(model, images, patch).box)
+    else:
+        patch_strip(model, images, patch)
+        plt.show()
+
+
+def _one_place(across: float, down: float, area: float, degrees: float) -> Places:
+    values = (across, down, math.sqrt(area), math.radians(degrees))
+    return Places(*(torch.tensor([value]) for value in values))
+
+
+def patch_strip(model: nn.Module, images: Images, patch: Tensor) -> Figure:
+    """The first image with the patch at five places, and what the network names each time."""
+    shown = [(-0.6, -0.6, 0.1, 0), (0.6, -0.6, 0.1, 20), (-0.6, 0.6, 0.1, -20), (0.6, 0.6, 0.1, 0),
+             (0.6, 0.6, 0.05, 0)]
+    x = torch.cat([images.x[:1], *(paste(images.x[:1], patch, _one_place(*p)) for p in shown)])
+    labels, confidences = evaluation.predict(model, x)
+    moved = int((labels[1:] != labels[0]).sum())
+    return plots.images(
+        x, plots.names((labels, confidences), images.classes),
+        title=f"The same patch at five places: {moved} of them change the name")
+
+
+class PatchExplorer:
+    """The sliders and the two pictures of the patch explorer; `box` is what is displayed."""
+
+    def __init__(self, model: nn.Module, images: Images, patch: Tensor) -> None:
+        self.model, self.images = model, images
+        self.stickers = (patch, torch.full_like(patch, 0.5))
+        wide = {"description_width": "6em"}
+        self.image = ui.Dropdown(
+            options=[(f"{i + 1}  {name}", i) for i, name in enumerate(images.names)], value=0,
+            description="photograph", style=wide)
+        self.across = ui.FloatSlider(value=0.5, min=-1, max=1, step=0.05, description="across",
+                                     style=wide)
+        self.down = ui.FloatSlider(value=0.5, min=-1, max=1, step=0.05, description="down",
+                                   style=wide)
+        self.area = ui.FloatSlider(value=10, min=1, max=30, step=1, description="area in %",
+                                   style=wide)
+        self.turn = ui.FloatSlider(value=0, min=-180, max=180, step=5, description="degrees",
+                                   style=wide)
+        self.pictures = [ui.Image(format="png") for _ in self.stickers]
+        self.captions = [ui.HTML() for _ in self.stickers]
+        columns = [ui.VBox(pair, layout=ui.Layout(margin="0 12px 0 0"))
+                   for pair in zip(self.pictures, self.captions, strict=True)]
+        self.box = ui.VBox([
+            self.image, ui.HBox([self.across, self.down], layout=ui.Layout(flex_flow="row wrap")),
+            ui.HBox([self.area, self.turn], layout=ui.Layout(flex_flow="row wrap")),
+            ui.HBox(columns, layout=ui.Layout(flex_flow="row wrap"))])
+        self.box.add_class("patch-explorer")
+        for control in (self.image, self.across, self.down, self.area, self.turn):
+            control.observe(self._changed, "value")
+        self._changed()
+
+    def _changed(self, _: object = None) -> None:
+        x = self.images.x[self.image.value:self.image.value + 1]
+        place = _one_place(self.across.value, self.down.value, self.area.value / 100,
+                           self.turn.value).to(x.device)
+        both = torch.cat([paste(x, sticker, place) for sticker in self.stickers])
+        names = plots.names(evaluation.predict(self.model, both), self.images.classes)
+        for i, kind in enumerate(("the patch", "a grey patch")):
+            self.pictures[i].value = png(both[i])
+            self.captions[i].value = _lines(kind, *names[i].split("\n"))
 
 
 # --- the squares explorer -----------------------------------------------------------------------

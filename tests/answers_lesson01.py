@@ -57,6 +57,16 @@ def image_by_image(r, p):
     return torch.tensor(sizes, dtype=r.dtype)
 
 
+@right("1.1")
+def counted_in_whole_numbers(r, p):
+    return bent(r, p, zero=lambda r: (rows(r) != 0).sum(1))
+
+
+@right("1.1")
+def count_nonzero(r, p):
+    return bent(r, p, zero=lambda r: torch.count_nonzero(r.flatten(1), dim=1))
+
+
 @wrong("1.1", "the root is missing")
 def no_root(r, p):
     return bent(r, p, other=lambda r: rows(r).pow(p).sum(1))
@@ -268,6 +278,38 @@ def one_after_another(delta, eps):
 
 def soft(delta, lam):
     return delta.sign() * (delta.abs() - lam).clamp_min(0)
+
+
+@right("1.4")
+def shared_again_and_again(delta, eps):
+    """What is too much is shared among the entries that are left, until nothing is too much."""
+    for _ in range(30):
+        size = delta.abs()
+        left = (size > 0).flatten(1).sum(1).clamp(min=1)
+        share = per_image(((norms.norm(delta, 1) - eps) / left).clamp(min=0))
+        delta = delta.sign() * (size - share).clamp(min=0)
+    return delta
+
+
+@wrong("1.4", "lambda must grow")
+def shared_once(delta, eps):
+    share = per_image(((norms.norm(delta, 1) - eps) / delta[0].numel()).clamp(min=0))
+    return delta.sign() * (delta.abs() - share).clamp(min=0)
+
+
+@wrong("1.4", "take eps itself for lambda")
+def eps_for_lambda(delta, eps):
+    return delta.sign() * (delta.abs() - eps).clamp(min=0)
+
+
+@wrong("1.4", "the l_inf norm")
+def clamped(delta, eps):
+    return delta.clamp(-eps, eps)
+
+
+@wrong("1.4", "the l_2 norm")
+def shortened(delta, eps):
+    return norms.project(delta, eps, "l2")
 
 
 @wrong("1.4", "rescaling")

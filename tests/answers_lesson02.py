@@ -35,6 +35,12 @@ def _few_places(x, rate, g):
     return child
 
 
+def _jitter(draw):
+    """Genes that mutate get draw(parents, generator), clamped to [0, 1]."""
+    return _mutant(lambda x, rate, g: torch.rand(x.shape, generator=g) < rate,
+                   lambda x, g: draw(x, g).clamp(0, 1))
+
+
 WRONG["2.1"] = [
     (lambda x, rate, g: x.clone(), "nothing has mutated"),
     (lambda x, rate, g: torch.rand(x.shape, generator=g), "every gene has changed"),
@@ -47,6 +53,9 @@ WRONG["2.1"] = [
              lambda x, g: torch.rand(x.shape, generator=torch.Generator().manual_seed(1))),
      "two generators"),
     (_drawn_once, "a second time"),
+    (_jitter(lambda x, g: x + 0.5 * (torch.rand(x.shape, generator=g) - 0.5)), "jitters a gene"),
+    (_jitter(lambda x, g: x + 0.5 * torch.randn(x.shape, generator=g)), "jitters a gene"),
+    (_jitter(lambda x, g: torch.rand(x.shape, generator=g).round()), "spread of the new values"),
     (_in_place, "in place"),
     (_mutant(fresh=lambda x, g: x + 0.1 * torch.randn(x.shape, generator=g)), "leaves [0, 1]"),
     (_mutant(fresh=lambda x, g: (x + 0.1 * torch.rand(x.shape, generator=g)).clamp(0, 1)),
@@ -152,6 +161,10 @@ WRONG["2.3"] = [
     (lambda z: -(z.softmax(1) * z.log_softmax(1)).sum(), "one number for the batch"),
     (lambda z: -(z.softmax(1) * z.softmax(1).log()).sum(1), "0 * log 0"),
     (lambda z: -(z.softmax(1) * z.log_softmax(1)).amax(1), "should be"),
+    (lambda z: -(z * z.log()).sum(1), "softmax(1) first"),
+    (lambda z: -(z.sigmoid() * z.sigmoid().log()).sum(1), "softmax(1) first"),
+    (lambda z: -(z / z.sum(1, keepdim=True) * (z / z.sum(1, keepdim=True)).log()).sum(1),
+     "softmax(1) first"),
 ]
 RIGHT["2.3"] = [
     lambda z: torch.distributions.Categorical(logits=z).entropy(),

@@ -66,7 +66,12 @@ def downhill(model, x, y, eps):
     return (x - eps * own_gradient(model, x, y).sign()).clamp(0, 1)
 
 
-@wrong("3.1", "smaller than allowed")
+@wrong("3.1", "sign(gradient)")
+def absolute_values(model, x, y, eps):
+    return (x + eps * own_gradient(model, x, y).abs()).clamp(0, 1)
+
+
+@wrong("3.1", "sign(gradient)")
 def no_sign(model, x, y, eps):
     return (x + eps * own_gradient(model, x, y)).clamp(0, 1)
 
@@ -193,7 +198,7 @@ def targeted_no_clamp(model, x, target, eps):
     return x - eps * input_gradient(model, x, target).sign()
 
 
-@wrong("3.2", "smaller than allowed")
+@wrong("3.2", "sign(gradient)")
 def targeted_no_sign(model, x, target, eps):
     return (x - eps * input_gradient(model, x, target)).clamp(0, 1)
 
@@ -275,6 +280,26 @@ def l2_downhill(model, x, y, eps):
 @wrong("3.3", "Clamp to the box")
 def l2_no_clamp(model, x, y, eps):
     return x + eps * steepest(input_gradient(model, x, y), "l2")
+
+
+@wrong("3.3", "[n, 1, 1, 1]")
+def l2_one_length_per_column(model, x, y, eps):
+    """norm(gradient, 2) is [n]: it would broadcast over the columns if there were n of them."""
+    gradient = input_gradient(model, x, y)
+    return (x + eps * gradient / norm(gradient, 2).clamp_min(1e-30)).clamp(0, 1)
+
+
+@wrong("3.3", "each colour by a length of its own")
+def l2_per_colour(model, x, y, eps):
+    gradient = input_gradient(model, x, y)
+    length = gradient.norm(dim=(2, 3), keepdim=True).clamp_min(1e-30)
+    return (x + eps * gradient / length).clamp(0, 1)
+
+
+@right("3.3")
+def l2_normalized(model, x, y, eps):
+    gradient = input_gradient(model, x, y)
+    return (x + eps * F.normalize(gradient.flatten(1)).view_as(x)).clamp(0, 1)
 
 
 @wrong("3.3", "0 / 0")

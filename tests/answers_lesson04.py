@@ -182,6 +182,9 @@ WRONG["4.4"] = [
                                              generator=generator), "on a way in"),
     (lambda model, x, y, eps, generator: x + 0.1 * torch.nan, "NaN"),
     (lambda model, x, y, eps, generator: y, "shape"),
+    (lambda model, x, y, eps, generator: pgd(
+        lambda images: model(images) / 100, x, y, eps=eps, generator=generator),
+     "write a class whose forward does what your function does"),
     (lambda model, x, y, eps, generator: square(
         model, x, y, eps=eps, queries=20, generator=generator), "survive"),
 ]

@@ -101,6 +101,9 @@ WRONG = {
     "5.4": [
         (_iterate(lambda g, d: _l1(d)), "this is I-FGSM"),
         (_iterate(lambda g, d: g + 2 * d.sign()), "before the sum"),
+        (_iterate(lambda g, d: g + d), "added undivided"),
+        (_iterate(lambda g, d: g + d / d.abs().sum()), "norm over the whole batch"),
+        (_iterate(lambda g, d: g + d / d.abs().mean()), "norm over the whole batch"),
         (_iterate(lambda g, d: g - _l1(d)), "falls"),
         (_away_from_the_prediction, "same whatever label"),
         (_iterate(lambda g, d: 0.1 * g + _l1(d)), "differ from MI-FGSM"),
@@ -117,5 +120,6 @@ RIGHT = {
     "5.3": [_RIGHT_BEFORE,
             lambda m, x, a, y: (1 - (predict(m, a).labels == y)[predict(m, x).labels == y]
                                 .double().mean()).item()],
-    "5.4": [_STEP, _iterate(lambda g, d: g + d / (d.abs().sum((1, 2, 3), keepdim=True) + 1e-20))],
+    "5.4": [_STEP, _iterate(lambda g, d: g + d / d.abs().mean((1, 2, 3), keepdim=True)),
+            _iterate(lambda g, d: g + d / (d.abs().sum((1, 2, 3), keepdim=True) + 1e-20))],
 }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
+from course_lib import runtime
 from course_lib.attacks.dag import dense_gradient
+from course_lib.attacks.patch import paste, patch_gradient, random_places
 from course_lib.gradients import margin
 from course_lib.norms import project_box
 
 # What a wrong submission is, and words of the message that must name its mistake.
-WRONG: dict[str, list] = {id: [] for id in ("8.1", "8.2", "8.3")}
+WRONG: dict[str, list] = {id: [] for id in ("8.1", "8.2", "8.3", "8.4", "8.5")}
 RIGHT: dict[str, list] = {id: [] for id in WRONG}
 
 
@@ -204,3 +207,98 @@ def turned_round(model, x_t, mask, target):
 @wrong("8.3", "is given up")
 def only_another_way_to_write_it(model, x_t, mask, target):
     return pulled(model, x_t, target, lambda named: torch.where(named == mask, 1.0, 0.0))
+
+
+# --- 8.4 ----------------------------------------------------------------------------------------
+
+@right("8.4")
+def name_first(role, person, age, event):
+    return f"{person} is the name of the {role} who was {age} in {event} ."
+
+
+@right("8.4")
+def a_jersey(role, person, age, event):
+    return f"{person} is the name of the {role} who had the jersey number {age} in {event}."
+
+
+@right("8.4")
+def name_last(role, person, age, event):
+    return f"The name of the {role} who was {age} in {event} is {person} ."
+
+
+@wrong("8.4", "does not hold the name")
+def without_a_person(role, person, age, event):
+    return f"Somebody is the name of the {role} who was {age} in {event}."
+
+
+@wrong("8.4", "another contest")
+def without_a_contest(role, person, age, event):
+    return f"{person} is the name of the {role} who was {age}."
+
+
+@wrong("8.4", "another order")
+def a_winner(role, person, age, event):
+    return f"{person} won {event} at the age of {age}."
+
+
+@wrong("8.4", "another order")
+def about_something_else(role, person, age, event):
+    return f"{person} likes to cook and has a picture of {event}."
+
+
+@wrong("8.4", "hold the name in `person`")
+def always_the_same(role, person, age, event):
+    return "Anna Costa is the name of the sailor who was 23 in Golden Regatta XIV."
+
+
+@wrong("8.4", "as text")
+def a_list_of_words(role, person, age, event):
+    return [person, "was", age, "in", event]
+
+
+# --- 8.5 ----------------------------------------------------------------------------------------
+
+@right("8.5")
+def by_the_library(model, x, patch, target, step_size, generator):
+    places = random_places(len(x), generator=generator)
+    gradient, _ = patch_gradient(model, x, patch, places, target)
+    return (patch - step_size * gradient.sign()).clamp(0, 1)
+
+
+@right("8.5")
+def three_places_for_each(model, x, patch, target, step_size, generator):
+    gradient = sum(patch_gradient(model, x, patch, random_places(len(x), generator=generator),
+                                  target)[0] for _ in range(3))
+    return (patch - step_size * gradient.sign()).clamp(0, 1)
+
+
+@wrong("8.5", "whatever the generator draws")
+def a_seed_of_its_own(model, x, patch, target, step_size, generator):
+    return by_the_library(model, x, patch, target, step_size, runtime.generator(7))
+
+
+@wrong("8.5", "go down")
+def uphill(model, x, patch, target, step_size, generator):
+    return by_the_library(model, x, patch, target, -step_size, generator)
+
+
+@wrong("8.5", "leaves [0, 1]")
+def out_of_the_box(model, x, patch, target, step_size, generator):
+    places = random_places(len(x), generator=generator)
+    return patch - step_size * patch_gradient(model, x, patch, places, target)[0].sign()
+
+
+@wrong("8.5", "only the first image")
+def first_image_only(model, x, patch, target, step_size, generator):
+    return by_the_library(model, x[:1], patch, target, step_size, generator)
+
+
+@wrong("8.5", "shape")
+def a_patch_for_each_image(model, x, patch, target, step_size, generator):
+    return by_the_library(model, x, patch, target, step_size, generator).expand(len(x), -1, -1, -1)
+
+
+@wrong("8.5", "unchanged")
+def not_moved(model, x, patch, target, step_size, generator):
+    F.cross_entropy(model(paste(x, patch, random_places(len(x)))), torch.full((len(x),), target))
+    return patch

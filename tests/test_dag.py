@@ -102,7 +102,8 @@ def test_model_and_images_stay_as_they_were_and_a_call_repeats():
 @pytest.mark.parametrize(("changes", "words"), [
     ({"x": X * 255}, r"must lie in \[0, 1\]"), ({"mask": MASK[:2]}, "a label for each pixel"),
     ({"mask": MASK.float()}, "must be an int64 tensor"), ({"mask": MASK + 4}, "outside 0 … 3"),
-    ({"target": MASK[:, :4]}, "target must be an int64"), ({"target": MASK - 4}, "target holds"),
+    ({"target": MASK[:, :4]}, "a target for each label"),
+    ({"target": MASK[0]}, "target must be an int64"), ({"target": MASK - 4}, "target holds"),
     ({"eps": -1.0}, "no radius"), ({"steps": 0}, "at least one step"),
     ({"step_size": float("nan")}, "finite number"),
     ({"model": nn.Sequential(nn.Flatten(), nn.Linear(192, 4))}, "one for each class and pixel"),

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from course_lib import datasets
+from course_lib import datasets, plots
 
 SETS = {
     "mnist train": (lambda: datasets.mnist("train"), (4000, 1, 28, 28)),
@@ -284,3 +284,30 @@ def test_a_pickle_in_place_of_the_faces_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "_package", lambda name: tmp_path)
     with pytest.raises(ValueError, match="allow_pickle=False"):
         datasets.faces()
+
+
+def test_a_photograph_of_your_own(tmp_path):
+    """Its middle square, the right way up; from a path or from what the file holds."""
+    file = tmp_path / "own.png"
+    pixels = np.zeros((300, 448, 3), dtype=np.uint8)
+    pixels[:150, 74:374] = 255
+    lying = Image.Exif()
+    lying[274] = 6  # a telephone's note: turn by a quarter to the right
+    Image.fromarray(pixels).save(file, exif=lying)
+    x = datasets.own_photograph(file)
+    assert x.shape == (1, 3, 224, 224) and x.dtype == torch.float32
+    inner = x[..., 4:-4, 4:-4]  # the rim mixes with what was cut off
+    assert bool((inner[..., 116:] == 1).all()) and bool((inner[..., :100] == 0).all())
+    assert torch.equal(datasets.own_photograph(file.read_bytes()), x)
+
+
+def test_a_photograph_that_was_saved_comes_back_as_it_was(tmp_path):
+    x = torch.randint(0, 256, (3, 224, 224), generator=torch.Generator().manual_seed(0)) / 255
+    assert torch.equal(datasets.own_photograph(plots.save_png(x, tmp_path / "a" / "x.png"))[0], x)
+
+
+def test_a_file_that_is_no_photograph(tmp_path):
+    with pytest.raises(ValueError, match="no picture that Pillow can read: try a JPEG or a PNG"):
+        datasets.own_photograph(b"holiday")
+    with pytest.raises(FileNotFoundError):
+        datasets.own_photograph(tmp_path / "nothing.jpg")

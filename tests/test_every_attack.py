@@ -10,7 +10,7 @@ from strategies import Small, convolutional, images, labels
 from torch import Tensor, nn
 
 from course_lib import evaluation
-from course_lib.attacks import fgsm, ifgsm, jsma, lbfgs, mifgsm, one_pixel, pgd
+from course_lib.attacks import ddn, fgsm, ifgsm, jsma, lbfgs, mifgsm, one_pixel, pgd
 from course_lib.attacks.one_pixel import corner_search
 
 MODEL, X = convolutional(), images()
@@ -23,6 +23,7 @@ ITERATIVE = {
     "pgd, restarts": functools.partial(pgd, eps=0.01, steps=3, restarts=2),
     "mifgsm": functools.partial(mifgsm, eps=0.1, steps=3),
     "lbfgs": lbfgs,
+    "ddn": functools.partial(ddn, steps=3),
     "jsma": functools.partial(jsma, target=TARGET),
     "one_pixel": functools.partial(one_pixel, population=6, generations=2),
 }
@@ -133,14 +134,15 @@ def test_what_comes_back_has_no_graph(attack):
     assert x_adv.dtype == X.dtype and x_adv.shape == X.shape
 
 
-STEPPING = {"ifgsm": ifgsm, "pgd": pgd, "mifgsm": mifgsm}
+STEPPING = {"ifgsm": functools.partial(ifgsm, eps=0.1), "pgd": functools.partial(pgd, eps=0.1),
+            "mifgsm": functools.partial(mifgsm, eps=0.1), "ddn": ddn}
 
 
 @pytest.mark.parametrize("attack", STEPPING.values(), ids=STEPPING)
 @pytest.mark.parametrize("step_size", [-0.01, float("nan"), float("inf")])
 def test_bad_step_sizes(attack, step_size):
     with pytest.raises(ValueError, match=r"step_size = .*: use a finite number >= 0"):
-        attack(MODEL, X, Y, eps=0.1, step_size=step_size)
+        attack(MODEL, X, Y, step_size=step_size)
 
 
 @every_attack
@@ -153,3 +155,9 @@ def test_a_batch_too_large_for_the_memory_is_halved(attack):
 
 def test_the_judge_halves_it_too():
     torch.testing.assert_close(evaluation.logits(Small(MODEL, 2), X), evaluation.logits(MODEL, X))
+
+
+@every_attack
+def test_a_function_is_no_model(attack):
+    with pytest.raises(ValueError, match=r"a nn\.Module, not a function: write a class whose"):
+        attack(lambda x: MODEL(x), X, Y)

@@ -210,7 +210,7 @@ def to_numpy(model, x, y, eps):
     (norm_over_batch, "smaller than allowed"),
     (no_op, "nothing was attacked"),
     (nan, "NaN"),
-    (one_image, "has shape (1, 6, 6), expected (6, 1, 6, 6)"),
+    (one_image, "has shape (3, 6, 6), expected (5, 3, 6, 6)"),
     (double, "torch.float64"),
     (graph, ".detach()"),
     (forgot_return, "return line missing"),

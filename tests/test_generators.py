@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import course_lib
 from course_lib import fooling, training
-from course_lib.attacks import apgd, apgd_targeted, one_pixel, pgd, square
+from course_lib.attacks import adversarial_patch, apgd, apgd_targeted, one_pixel, pgd, square
 from course_lib.attacks.one_pixel import search
+from course_lib.attacks.patch import random_places
 from course_lib.datasets import Images
 from course_lib.evaluation import sanity_checks
 from course_lib.fooling import evolve
@@ -48,6 +49,8 @@ CALLS = {
     evolve: lambda **g: evolve(MODEL, fooling.Direct((3, 6, 5)), classes=4, generations=2,
                                children=8, **g).genomes,
     training.fit: fit,
+    random_places: lambda **g: torch.stack([*vars(random_places(5, **g)).values()]),
+    adversarial_patch: lambda **g: adversarial_patch(MODEL, X, 0, steps=2, **g),
 }
 
 

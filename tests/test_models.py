@@ -16,6 +16,7 @@ from course_lib.gradients import attacking, input_gradient
 
 SHIPPED = {"mnist_cnn": 0.98, "mnist_cnn_robust": 0.95, "mnist_allconv": 0.97, "mnist_mlp": 0.97}
 CIFAR = [name for name in models.names() if name.startswith("cifar")]
+OTHERS = ("scene_segmenter", "scene_detector", "reader")  # no classifiers
 LITES = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
 
@@ -25,7 +26,7 @@ def photos():
 
 
 def test_names_are_what_load_knows():
-    assert set(models.names()) == {*SHIPPED, *CIFAR, *LITES, "scene_segmenter"}
+    assert set(models.names()) == {*SHIPPED, *CIFAR, *OTHERS, *LITES}
     with pytest.raises(ValueError, match=r"'mnist_cnm'.*mnist_cnn, .*efficientnet_lite2"):
         models.load("mnist_cnm")
     with pytest.raises(ValueError, match="'efficientnet_lite0'"):
@@ -58,7 +59,7 @@ def test_the_robust_network_withstands_what_the_standard_one_does_not():
 def test_every_shipped_file_is_listed_and_none_else():
     files = {file.name for file in models.WEIGHTS.glob("*.safetensors")}
     assert files == set(models.checksums()) == {
-        f"{n}.safetensors" for n in [*SHIPPED, *CIFAR, "scene_segmenter"]}
+        f"{n}.safetensors" for n in [*SHIPPED, *CIFAR, *OTHERS]}
 
 
 @pytest.mark.parametrize("name", [n for n in models.trainable() if n.startswith("cifar")])

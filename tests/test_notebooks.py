@@ -15,12 +15,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from course_lib import everywhere, exercises, outputs, questions, run
+from course_lib import editions, everywhere, exercises, outputs, questions, run
 from course_lib.questions import Question
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SLIDE_TYPES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
-EXERCISE = re.compile(r"exercise-(\d+\.\d+)")
 WIDEST, TALLEST = 88, 40  # characters and lines of code that fit on a projected slide
 MOST_IGNORED = 4  # cells whose output may differ between machines, in one lesson
 MOST_PICTURES = 8  # whose content may differ, such as evolved images, in one lesson
@@ -63,7 +62,7 @@ def faults(notebook: NotebookNode) -> list[str]:
             found.append(f"cell {i} has no slide type")
         unknown = [t for t in tags(cell)
                    if t != outputs.IGNORE and not outputs.is_allowance(t)
-                   and not EXERCISE.fullmatch(t)]
+                   and not editions.EXERCISE.fullmatch(t)]
         if unknown:
             found.append(f"cell {i} has the tags {unknown}")
         if cell.metadata.keys() - run.CELL_METADATA:
@@ -111,7 +110,8 @@ def test_the_file_is_in_order(path):
 @each_lesson
 def test_stubs_and_checks_stand_as_the_exercises_say(path):
     notebook = read(path)
-    stubs = {m[1]: c.source for c in notebook.cells for t in tags(c) if (m := EXERCISE.match(t))}
+    stubs = {m[1]: c.source for c in notebook.cells for t in tags(c)
+             if (m := editions.EXERCISE.fullmatch(t))}
     lesson = int(path.stem[:2])
     known = {e.id: e for e in exercises.of_lesson(lesson)}
     assert stubs.keys() == known.keys()
@@ -247,19 +247,10 @@ def departures(stored: NotebookNode, again: NotebookNode) -> list[str]:
                                              without=r"^([○✓✗] )?Exercise \d+\.\d+: .*\n")]
 
 
-def solve(notebook: NotebookNode) -> NotebookNode:
-    """Put each exercise's solution into its stub."""
-    for cell in notebook.cells:
-        for tag in tags(cell):
-            if match := EXERCISE.match(tag):
-                cell.source = exercises.solved_source(match[1])
-    return notebook
-
-
 @pytest.mark.alone
 @each_lesson
 def test_solved_and_every_cell_run_twice(path):
-    notebook = solve(read(path))
+    notebook = editions.solve(read(path))
     assert run_twice(notebook, path.parent, other_arithmetic(path)) == []
     for cell in checks(notebook):
         assert stdout(cell).startswith("✓"), stdout(cell)

@@ -288,3 +288,22 @@ def test_table_is_text_and_refuses_a_crooked_row():
     assert text.splitlines()[2] == "| \\|x\\| | 3 |"
     with pytest.raises(ValueError, match="2 columns"):
         plots.table(["what", "value"], [["x"]])
+
+
+def test_words_are_shaded_by_their_weight_and_broken_to_the_page():
+    words = ["long"] * 60 + ["here"]
+    fig = plots.shaded_words({"Answer": (words, [0.0] * 60 + [0.9])}, title="A title")
+    texts = fig.axes[0].texts
+    assert [t.get_text() for t in texts] == ["Answer", *words]
+    grounds = [t.get_bbox_patch().get_facecolor()[:3] for t in texts[1:]]
+    assert grounds[0] == (1, 1, 1) and grounds[-1][2] < 0.2
+    fig.canvas.draw()
+    inside = fig.get_window_extent()
+    for text in texts:
+        assert text.get_window_extent().x1 <= inside.x1
+
+
+def test_a_key_has_a_colour_for_each_class():
+    fig = plots.key(["background", "0", "1"])
+    colours = [tuple(axis.images[0].get_array()[0, 0]) for axis in fig.axes]
+    assert len(set(colours)) == 3 and fig.axes[1].get_xlabel() == "0"

@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "course_lib"
 # Who may import whom: each module only what stands above it.
 ORDER = ["runtime", "norms", "kernels", "gradients", "ascent", "evolution", "attacks", "models",
-         "datasets", "scenes", "evaluation", "smoothing", "fooling", "cards", "distributed",
-         "training", "segmentation", "plots", "widgets", "questions", "exercises", "outputs",
-         "pages", "run", "everywhere"]
+         "datasets", "scenes", "passages", "evaluation", "smoothing", "fooling", "cards",
+         "distributed", "training", "segmentation", "detection", "reading", "plots", "widgets",
+         "questions", "exercises", "outputs", "pages", "run", "editions", "everywhere"]
 # plots draws tensors: it knows norms and data, but no attack and no judge.
 FORBIDDEN = {"plots": {"attacks", "evaluation", "smoothing", "training", "widgets", "ascent"},
              "norms": {"runtime"}, "gradients": {"norms"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 
 import ipywidgets as ui
 import matplotlib
@@ -292,6 +293,36 @@ def test_dag_explorer_has_a_still_twin(dense, still):
     assert captions == ["step 0", "step 1", "step 2", "64 left", "32 left", "0 left"]
 
 
+# --- the patch explorer -------------------------------------------------------------------------
+
+@pytest.fixture
+def stickered():
+    """A network that looks at the brightness only: "light" above one half, dark images, white."""
+    images = Images(torch.full((2, 3, 16, 16), 0.4), torch.tensor([0, 0]), ["dark", "light"])
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[-50.0] * 3, [50.0] * 3]))
+        model[2].bias.copy_(torch.tensor([75.0, -75.0]))
+    return model, images, torch.ones(3, 4, 4)
+
+
+def test_patch_explorer_names_what_the_patch_and_a_grey_one_make(stickered):
+    explorer = widgets.PatchExplorer(*stickered)
+    assert "dark" in explorer.captions[0].value  # a tenth of the area is not enough
+    explorer.across.value, explorer.down.value, explorer.area.value = 0.0, 0.0, 25
+    assert "light" in explorer.captions[0].value and "dark" in explorer.captions[1].value
+    white = pixels(explorer.pictures[0])[..., 0] == 255
+    assert white.mean() == pytest.approx(0.25, abs=0.02)
+    explorer.across.value = explorer.down.value = 1.0
+    assert (pixels(explorer.pictures[0])[..., 0] == 255).mean() < 0.1  # it leaves the image
+
+
+def test_patch_explorer_has_a_still_twin(stickered, still):
+    widgets.patch_explorer(*stickered)
+    assert len(plt.gcf().axes) == 6
+    assert "0 of them change the name" in plt.gcf().get_suptitle()
+
+
 # --- the champions explorer ---------------------------------------------------------------------
 
 @pytest.fixture
@@ -315,7 +346,7 @@ def test_champions_explorer_shows_the_champions_of_its_generation(archives):
 def test_champions_explorer_has_a_still_twin(archives, still):
     widgets.champions_explorer(Direct((1, 6, 6)), archives, ["cat", "dog"])
     captions = [axis.get_xlabel() for axis in plt.gcf().axes]
-    assert captions == ["12 %", "50 %", "> 99 %", "50 %"]
+    assert captions == ["cat: 12 %", "dog: 50 %", "cat: > 99 %", "dog: 50 %"]
 
 
 # --- the squares explorer -----------------------------------------------------------------------
@@ -385,3 +416,30 @@ def test_squares_explorer_has_a_still_twin(plane, still):
     assert [axis.get_title().split(":")[0] for axis in fig.axes] == [
         "training with eps = 0", "training with eps = 0.4"]
     assert fig.get_suptitle() == "3 of 4 squares cross the first border, 0 cross the second"
+
+
+# --- a photograph of your own -------------------------------------------------------------------
+
+
+def test_own_photograph_without_a_browser_is_shown_at_once(still, tmp_path):
+    seen = []
+    widgets.own_photograph(seen.append)
+    file = plots.save_png(torch.zeros(3, 224, 224), tmp_path / "black.png")
+    widgets.own_photograph(seen.append, file)
+    assert [x.shape for x in seen] == [(1, 3, 224, 224)] * 2
+    assert seen[0].std() > 0.1 and seen[1].max() == 0
+
+
+def test_own_photograph_that_is_uploaded(shown, tmp_path):
+    seen = []
+    widgets.own_photograph(seen.append)
+    (upload,) = parts(shown[0], ui.FileUpload)
+    content = plots.save_png(torch.ones(3, 300, 200), tmp_path / "white.png").read_bytes()
+    upload.value = ({"name": "white.png", "type": "image/png", "size": len(content),
+                     "content": memoryview(content), "last_modified": datetime.now(UTC)},)
+    assert len(seen) == 2 and seen[1].min() == 1
+
+
+def test_own_photograph_that_is_none_is_one_line(shown, tmp_path, capsys):
+    widgets.own_photograph(lambda x: None, tmp_path / "missing.jpg")
+    assert "missing.jpg" in capsys.readouterr().out

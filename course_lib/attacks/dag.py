@@ -35,8 +35,9 @@ def dag(
     and it fixes the wrong class of each pixel beforehand, by a random permutation of the classes;
     here it is the strongest rival at each step.
 
-    Shape: x [n, channels, rows, columns] in [0, 1]; the model's logits [n, classes, rows, columns];
-    mask, target [n, rows, columns] int64 -> like x. An image's result is its own: each has its T.
+    Shape: x [n, channels, rows, columns] in [0, 1]; mask, target int64 [n, r, c] and the model's
+    logits [n, classes, r, c] -> like x. r and c are the rows and columns of a segmenter; a detector
+    has fewer, as each of its places stands for a box. An image's result is its own: each has its T.
     callback(t, x_t) sees every iterate, from t = 0.
     Raises: ValueError for bad images, label maps, logits, eps or steps.
     Reference: Xie, Wang, Zhang, Zhou, Xie, Yuille 2017, algorithm 1.
@@ -53,9 +54,12 @@ def dag(
     if steps < 1:
         raise ValueError("steps < 1: an attack needs at least one step")
     check_images(model, x, None)
-    for name, labels in (("mask", mask), ("target", target)):
-        if labels is not None:
-            _check_map(name, labels, x)
+    _check_map("mask", mask, x)
+    if target is not None:
+        _check_map("target", target, x)
+        if target.shape != mask.shape:
+            raise ValueError(f"target has the shape {tuple(target.shape)}, the mask "
+                             f"{tuple(mask.shape)}: give a target for each label of the mask")
     x = x_t = x.detach()
     with attacking(model):
         for t in range(steps):
@@ -92,11 +96,11 @@ def dense_gradient(
 
 
 def _check_map(name: str, labels: Tensor, x: Tensor) -> None:
-    shape = (len(x), *x.shape[2:])
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != shape:
+    if (not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.dim() != 3
+            or len(labels) != len(x)):
         got = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else labels
-        raise ValueError(f"{name} must be an int64 tensor of shape {list(shape)}, a label for each "
-                         f"pixel, not {got!r}")
+        raise ValueError(f"{name} must be an int64 tensor [{len(x)}, rows, columns], a label for "
+                         f"each pixel or place that the model names, not {got!r}")
     if labels.device != x.device:
         raise ValueError(f"{name} is on {labels.device}, the images on {x.device}: "
                          "move one with .to(device)")
@@ -105,6 +109,7 @@ def _check_map(name: str, labels: Tensor, x: Tensor) -> None:
 def _check_dense(logits: Tensor, mask: Tensor, target: Tensor | None) -> None:
     if logits.dim() != 4 or logits[:, 0].shape != mask.shape:
         raise ValueError("the model must return logits [batch, classes, rows, columns], one for "
-                         f"each class and pixel, not {tuple(logits.shape)}")
+                         f"each class and pixel of the mask {tuple(mask.shape)}, not "
+                         f"{tuple(logits.shape)}")
     check_finite(logits.isfinite().all())
     check_classes(logits.shape[1], mask=mask, target=target)

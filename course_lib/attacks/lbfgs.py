@@ -257,7 +257,7 @@ def evaluate(
     logits, uphill = logits_and_gradient(model, x, y, target, loss, sharp=sharp)
     check_finite(logits.isfinite())  # a wait for the GPU, like the search for images that are done
     value = -objective(logits * sharp[:, None], y, target, loss)
-    return value, -uphill, lead(logits, y, target) > CLEAR * logits.abs().amax(1)
+    return value, -uphill, clearly_fooled(logits, y, target)
 
 
 def sharpness(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
@@ -270,6 +270,11 @@ def sharpness(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     margins = lead(logits, y, target).abs()
     rounding = 1e-4 * logits.abs().amax(1).clamp_min(1e-9)
     return (DECIDED / torch.maximum(margins, rounding)).clamp_min(1)
+
+
+def clearly_fooled(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """Whether the goal is reached by more than rounding could undo. [n]"""
+    return lead(logits, y, target) > CLEAR * logits.abs().amax(1)
 
 
 def lead(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:

@@ -23,9 +23,11 @@ from dataclasses import dataclass
 
 import torch
 
+from course_lib.exercises import record
+
 __all__ = [
-    "Exercise", "check", "get", "hint", "of_lesson", "same_code", "show_source", "solution",
-    "solved_source", "verified",
+    "Exercise", "check", "get", "hint", "of_lesson", "progress", "same_code", "show_source",
+    "solution", "solved_source", "verified",
 ]
 
 Function = Callable[..., object]
@@ -103,6 +105,8 @@ def check(id: str, fn: Function) -> None:
         print(f"✗ {error}")
         return
     finding = _examine(exercise, fn)
+    if finding is not _UNTOUCHED:
+        record.note(id, correct=finding is None)
     if finding is None:
         _passed[id] = fn
         print(f"✓ Exercise {id}: correct. {_one_line(exercise.praise)}".rstrip())
@@ -113,6 +117,21 @@ def check(id: str, fn: Function) -> None:
               "then run this one again.")
     else:
         print(f"✗ Exercise {id}: not yet: {_one_line(finding)}")
+
+
+def progress() -> None:
+    """Show which exercises you have solved, in all lessons, also before the kernel restarted."""
+    kept = record.load()
+    rows = []
+    for number in range(100):
+        for exercise in of_lesson(number):
+            entry = kept.get(exercise.id, {"tries": 0, "correct": False})
+            state = "✓ correct" if entry["correct"] else "✗ not yet" if entry["tries"] else "○"
+            rows.append(f"| {exercise.id} | {exercise.title} | {state} | {entry['tries']} |")
+    solved = sum(entry["correct"] for entry in kept.values())
+    _show(f"**{solved} of {len(rows)} exercises solved.**\n\n"
+          "| exercise | title | state | checks |\n| :--- | :--- | :--- | ---: |\n"
+          + "\n".join(rows))
 
 
 def verified(id: str) -> Function:
@@ -238,6 +257,9 @@ _MEANING = {
     "grad can be implicitly created only for scalar": "Sum the losses of the batch first.",
     "appears to not have been used in the graph":
         "Compute the loss from the very tensor whose gradient you ask for.",
+    "must match the size of tensor":
+        "Two shapes do not fit: one number per image becomes [n, 1, 1, 1] with "
+        ".view(-1, 1, 1, 1).",
     "'NoneType' object":
         "Something is None: x.grad is filled only by backward(), and only on a tensor with "
         "requires_grad.",

@@ -35,11 +35,12 @@ class Problem:
     target: Tensor
 
 
-def problem(images: int = 6, classes: int = 4, channels: int = 1, size: int = 6) -> Problem:
+def problem(images: int = 5, classes: int = 4, channels: int = 3, size: int = 6) -> Problem:
     """A fixed small problem, the same at every call.
 
     It is built to bring mistakes to light: batch norm and dropout, pixels that are exactly 0 and
-    1, and labels of which some are not what the model predicts.
+    1, labels of which some are not what the model predicts, and another number of images than of
+    colours, rows or columns, so that no shape fits by chance.
     """
     draw = torch.Generator().manual_seed(7)
     x = (1.6 * torch.rand(images, channels, size, size, generator=draw) - 0.3).clamp(0, 1)

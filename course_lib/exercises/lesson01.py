@@ -47,6 +47,8 @@ def _norms(fn: Function) -> Finding:
     for p, expected in _HAND_NORMS.items():
         size, said = run(fn, _HAND, p)
         name = "l_inf" if p == math.inf else f"l_{p}"
+        if p == 0 and isinstance(size, Tensor) and size.dtype in (torch.int32, torch.int64):
+            size = size.float()  # a count may well be a whole number
         if said or (said := _one_per_image(size, _HAND, name)):
             return said
         slip = _SLIPS.get((p, round(float(size[0]), 4)))
@@ -245,11 +247,28 @@ def _projection_l1(fn: Function) -> Finding:
             or _l1_length(out, delta, nearest))
 
 
+def _lambdas(delta: Tensor) -> list[tuple[Tensor, str]]:
+    """Thresholds that are easily taken for lambda, with what is wrong about them; eps is 1."""
+    excess = (norms.norm(delta, 1) - 1).clamp_min(0).view(-1, 1, 1, 1)
+    touched = (delta != 0).flatten(1).sum(1).view(-1, 1, 1, 1)
+    shared = ("you share what is too much among all entries at once. But an entry smaller than "
+              "that has less to give: some of it is left over, and lambda must grow.")
+    return [(excess / delta[0].numel(), shared), (excess / touched, shared),
+            (torch.ones(()), "you take eps itself for lambda. lambda is the amount that makes the "
+                             "l_1 norm equal to eps.")]
+
+
 def _l1_length(out: Tensor, delta: Tensor, nearest: Tensor) -> Finding:
     sizes = norms.norm(out, 1)
+    for norm, said in (("l2", "length of r, the l_2"), ("linf", "largest entry, the l_inf")):
+        if torch.allclose(out, norms.project(delta, 1.0, norm), atol=1e-4):
+            return f"that limits the {said} norm. In l_1 the sum of all |r_i| is limited."
     if torch.allclose(out[0], torch.tensor([[[0.9, -0.1], [0.0, 0.0]]]), atol=1e-3):
         return ("the largest entries stay as they were and the others vanish. Nearest is the point "
                 "where every entry that stays gives up the same lambda.")
+    for lam, mistake in _lambdas(delta):
+        if torch.allclose(out, delta.sign() * (delta.abs() - lam).clamp_min(0), atol=1e-4):
+            return f"the l_1 norm of your result is {sizes.max():.3g}, eps is 1: {mistake}"
     if not torch.allclose(out[1], delta[1], atol=1e-5):
         return ("a perturbation that was already inside (l_1 norm 0.35, eps 1) came back changed: "
                 "leave it as it is.")

@@ -63,8 +63,12 @@ def _diagnose_mutate(fn) -> Finding:
                 "are used a second time as their values. Draw twice.")
     if bool(((values - parents[changed]).abs() < 0.2).all()):
         return "the new values stay close to the old ones; they should be drawn anew from [0, 1]."
-    return close(values.mean(), 0.5, "the mean of the new values",
-                 "torch.rand gives numbers that are uniform in [0, 1].", atol=0.05)
+    if torch.corrcoef(torch.stack([values, parents[changed]]))[0, 1] > 0.15:
+        return ("the new values depend on the old ones: that jitters a gene. Here a gene that "
+                "mutates is drawn anew from [0, 1], whatever it was.")
+    uniform = "torch.rand gives numbers that are uniform in [0, 1]."
+    return (close(values.mean(), 0.5, "the mean of the new values", uniform, atol=0.05)
+            or close(values.std(), 12**-0.5, "the spread of the new values", uniform, atol=0.03))
 
 
 def compete(
@@ -149,6 +153,9 @@ def _diagnose_entropy(fn) -> Finding:
     for mistake, result in mistakes.items():
         if torch.allclose(mine, result, atol=1e-5):
             return mistake
+    if not torch.allclose(fn(logits + 20), fn(logits.clone()), atol=1e-3):
+        return ("your result changes when 20 is added to all logits, the probabilities do not: "
+                "logits are no probabilities. Take p = logits.softmax(1) first.")
     certain = torch.zeros(2, 10)
     certain[:, 4] = 200.0
     if not bool(fn(certain.clone()).isfinite().all()):

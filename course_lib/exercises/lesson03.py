@@ -35,12 +35,31 @@ def fgsm_step(model, x, y, eps):
 
 
 def _step(fn: Function) -> Finding:
-    said = attack(lambda model, x, y: fn(model, x, y, EPS), eps=EPS, full_budget=True)
+    def call(model: nn.Module, x: Tensor, y: Tensor) -> object:
+        return fn(model, x, y, EPS)
+
+    p = problem()
+    said = _no_sign(call, p.y) or attack(call, eps=EPS, full_budget=True)
     if said:
         return said
-    p = problem()
-    x_adv, x = fn(p.model, p.x.clone(), p.y, EPS), p.x
+    x_adv, x = call(p.model, p.x.clone(), p.y), p.x
     return _every_pixel(x_adv, x, input_gradient(p.model, x, p.y))
+
+
+def _no_sign(call: Function, labels: Tensor) -> Finding:
+    """The gradient itself, or its absolute values, in the place of its sign."""
+    p = problem()
+    grey = 0.4 + 0.2 * p.x  # no pixel reaches the box
+    x_adv, said = run(call, p.model, grey, labels)
+    if said or image_like(x_adv, grey):
+        return said
+    direction, g = steepest(x_adv - grey, "l2"), input_gradient(p.model, grey, labels)
+    for slope, name in ((g, "the gradient itself"), (-g, "the gradient itself"),
+                        (g.abs(), "the gradient's absolute value")):
+        if torch.allclose(direction, steepest(slope, "l2"), atol=1e-4):
+            return (f"your step follows {name}, so that most pixels hardly move. The formula takes "
+                    "sign(gradient): every pixel goes all of eps, up or down.")
+    return None
 
 
 def _every_pixel(x_adv: Tensor, x: Tensor, uphill: Tensor) -> Finding:
@@ -63,12 +82,14 @@ def fgsm_targeted(model, x, target, eps):
 
 
 def _targeted(fn: Function) -> Finding:
-    said = attack(lambda model, x, target: fn(model, x, target, EPS), eps=EPS, targeted=True,
-                  full_budget=True)
+    def call(model: nn.Module, x: Tensor, target: Tensor) -> object:
+        return fn(model, x, target, EPS)
+
+    p = problem()
+    said = _no_sign(call, p.target) or attack(call, eps=EPS, targeted=True, full_budget=True)
     if said:
         return said
-    p = problem()
-    return _every_pixel(fn(p.model, p.x.clone(), p.target, EPS), p.x,
+    return _every_pixel(call(p.model, p.x.clone(), p.target), p.x,
                         -input_gradient(p.model, p.x, p.target))
 
 
@@ -136,6 +157,10 @@ def _l2_length(r: Tensor, gradient: Tensor, eps: float) -> Finding:
         if torch.allclose(length, value, rtol=1e-3) and not torch.allclose(
                 value, torch.full_like(value, eps), rtol=1e-2):
             return f"your step has length {length[0]:.3g} instead of eps = {eps:g}: {meaning}"
+    colours = r.flatten(2).norm(dim=2)
+    if torch.allclose(colours, torch.full_like(colours, eps), rtol=1e-3):
+        return ("you divide each colour by a length of its own. The arrow of an image goes through "
+                "all its entries: norm(gradient, 2) is one number per image.")
     if float(along.min()) < 0.999:
         return ("your step does not point along the gradient (cosine "
                 f"{float(along.min()):.2f}). In l_2 the steepest direction is the gradient itself, "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from course_lib import evaluation
+from course_lib.attacks import ifgsm, mifgsm
 from course_lib.exercises import Exercise
 from course_lib.exercises.diagnoses import (
     Finding,
@@ -21,6 +24,7 @@ from course_lib.exercises.diagnoses import (
     run,
 )
 from course_lib.gradients import input_gradient
+from course_lib.norms import project_box
 
 
 def momentum(g: Tensor, gradient: Tensor, mu: float) -> Tensor:
@@ -74,7 +78,7 @@ def ensemble_logits(models: Sequence[nn.Module], x: Tensor) -> Tensor:
 def _diagnose_ensemble(fn) -> Finding:
     p = problem()
     draw = torch.Generator().manual_seed(6)
-    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
     with torch.no_grad():
         for weights in other.parameters():
             weights.copy_(torch.randn(weights.shape, generator=draw))
@@ -166,28 +170,49 @@ def repaired(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
 
 
 def _diagnose_repaired(fn) -> Finding:
-    from course_lib.attacks import ifgsm, mifgsm
-
-    p = problem()
     said = attack(lambda model, x, y: fn(model, x, y, 0.2), eps=0.2)
     if said:
         return said
-    mine, right = fn(p.model, p.x, p.y, 0.2), mifgsm(p.model, p.x, p.y, eps=0.2)
-    if torch.allclose(mine, right, atol=1e-5):
+    p, eps = problem(), 0.5
+    model = copy.deepcopy(p.model)
+    with torch.no_grad():  # a sure network: its gradients grow by far on the way
+        model[-1].weight *= 10
+        model[-1].bias *= 10
+    mine = fn(model, p.x.clone(), p.y, eps)
+
+    def is_that_of(attack_: Callable[..., Tensor]) -> bool:
+        return torch.allclose(mine, attack_(model, p.x, p.y, eps=eps), atol=1e-5)
+
+    if is_that_of(mifgsm):
         return None
-    if torch.allclose(mine, ifgsm(p.model, p.x, p.y, eps=0.2), atol=1e-5):
+    if is_that_of(ifgsm):
         return ("this is I-FGSM: the momentum has no effect. Is g made anew in every step, or the "
                 "sign taken of the last gradient only?")
-    votes, x_votes = torch.zeros_like(p.x), p.x
-    for _ in range(10):
-        votes = votes + input_gradient(p.model, x_votes, p.y).sign()
-        x_votes = torch.clamp(x_votes + 0.02 * votes.sign(), p.x - 0.2, p.x + 0.2).clamp(0, 1)
-    if torch.allclose(mine, x_votes, atol=1e-5):
-        return ("the sign is still taken before the sum: each pixel casts one vote a step, however "
-                "small its gradient. Accumulate the normalised gradient itself.")
-    return climbs(p.model, p.x, mine, p.y) or (
+    mistakes = {
+        "the sign is still taken before the sum: each pixel casts one vote a step, however small "
+        "its gradient. Accumulate the normalised gradient itself.": torch.sign,
+        "the gradient is added undivided, so that steep places outvote the others: divide it by "
+        "its l_1 norm.": lambda d: d,
+        "the gradient is divided by a norm over the whole batch, so that images disturb each "
+        "other: sum over the dimensions 1, 2, 3 with keepdim=True.": lambda d: d / d.abs().sum(),
+    }
+    for mistake, share in mistakes.items():
+        if is_that_of(functools.partial(_accumulating, share)):
+            return mistake
+    return climbs(model, p.x, mine, p.y) or (
         "the images differ from MI-FGSM with mu = 1. Write the two lines of the formula below each "
         "other and compare: normalise, add to g, then step along sign(g).")
+
+
+def _accumulating(
+    share: Callable[[Tensor], Tensor], model: nn.Module, x: Tensor, y: Tensor, eps: float
+) -> Tensor:
+    """MI-FGSM with something else in the place of the normalised gradient."""
+    x_adv, g = x.clone(), torch.zeros_like(x)
+    for _ in range(10):
+        g = g + share(input_gradient(model, x_adv, y))
+        x_adv = project_box(x_adv + eps / 10 * g.sign(), x, eps, "linf")
+    return x_adv
 
 
 EXERCISES = [

@@ -1,17 +1,23 @@
-"""Exercises of lesson 08: mean IoU, one step of DAG, and a target map that is not reached."""
+"""Exercises of lesson 08: mean IoU, DAG, a map that is not reached, an added sentence, a patch."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib import models, passages, runtime
 from course_lib.attacks.dag import dense_gradient
+from course_lib.attacks.patch import paste, random_places
 from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import Finding, close, finite, image_like, in_ball, in_box, run
 from course_lib.gradients import margin
 from course_lib.norms import project_box
+from course_lib.passages import Item
+from course_lib.reading import read
 from course_lib.segmentation import mean_iou
 
 EPS, STEP = 0.1, 0.04
@@ -148,6 +154,98 @@ def _towards(fn: Function) -> Finding:
     return close(gradient, expected, "the gradient", "Change nothing but the pixels that count.")
 
 
+# --- 8.4 an added sentence ----------------------------------------------------------------------
+
+ASKED = "What is the name of the"
+
+
+def added_sentence(role, person, age, event):
+    """A sentence on another person and another contest that looks like an answer."""
+    return f"The {role} {person} was {age} in {event}."
+
+
+@cache
+def name_questions() -> list[Item]:
+    """Passages with the question for the name of somebody of a certain age."""
+    return [item for item in passages.compose(1500, "test") if item.question.startswith(ASKED)]
+
+
+def share_fooled(fn: Function, items: list[Item]) -> float:
+    """The share of items whose answer is wrong with the sentence that fn writes at the end."""
+    told = [item.with_sentence(fn(*(item.another[key] for key in ("role", "person", "age",
+                                                                  "event"))))
+            for item in items]
+    answers = read(models.load("reader", "cpu"), told)
+    return sum(a.answer != item.answer for a, item in zip(answers, items, strict=True)) / len(items)
+
+
+def _added(fn: Function) -> Finding:
+    given = ("sailor", "Anna Costa", "23", "Golden Regatta XIV")
+    sentence, said = run(fn, *given)
+    if said:
+        return said
+    if not isinstance(sentence, str) or not sentence.strip():
+        return f"your function returns {sentence!r}: return a sentence, as text."
+    other, _ = run(fn, "rider", "Rita Vogel", "40", "Royal Derby LI")
+    if given[1] not in sentence or "Rita Vogel" not in other:
+        return ("your sentence does not hold the name in `person`: the reader shall take it for "
+                "the answer.")
+    if given[3] not in sentence:
+        return "your sentence does not hold `event`: say that it was another contest."
+    share = share_fooled(fn, name_questions())
+    if share < 0.5:
+        return (f"the reader now answers {100 * share:.0f} % of the questions wrongly, and half is "
+                "the goal: use the words of the question, and try another order.")
+    return None
+
+
+# --- 8.5 a patch for one place only -------------------------------------------------------------
+
+def patch_step(model, x, patch, target, step_size, generator):
+    """One step of a patch towards `target`, on all images, each time at other places."""
+    places = random_places(len(x), generator=generator)
+    patch = patch.clone().requires_grad_()
+    labels = torch.full((len(x),), target)
+    loss = F.cross_entropy(model(paste(x, patch, places)), labels)
+    gradient = torch.autograd.grad(loss, patch)[0]
+    return (patch - step_size * gradient.sign()).detach().clamp(0, 1)
+
+
+def _patch(fn: Function) -> Finding:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        model = nn.Sequential(nn.Conv2d(1, 6, 5, stride=2), nn.Tanh(), nn.Flatten(),
+                              nn.Linear(600, 3)).eval()
+    draw = torch.Generator().manual_seed(8)
+    x, patch = torch.rand(12, 1, 23, 23, generator=draw), torch.rand(1, 9, 9, generator=draw)
+
+    def step(seed: int, images: Tensor = x) -> Tensor:
+        return fn(model, images, patch.clone(), 1, 0.02, runtime.generator(seed))
+
+    first, said = run(step, 0)
+    if said or (said := image_like(first, patch, "the patch") or finite(first)):
+        return said
+    if torch.equal(first, patch):
+        return "your function returns the patch unchanged: nothing was learned."
+    if torch.equal(first, step(1)) and torch.equal(first, step(2)):
+        return ("your step uses the same places whatever the generator draws: such a patch works "
+                "there only. Draw new places with `generator` in each call.")
+    if torch.equal(first, step(0, torch.cat([x[:1]] * len(x)))):
+        return "only the first image counts in your step: take the mean loss over all of them."
+    places = random_places(600, generator=runtime.generator(5))
+    many = x.repeat(50, 1, 1, 1)
+
+    def loss(sticker: Tensor) -> float:
+        with torch.no_grad():
+            return F.cross_entropy(model(paste(many, sticker, places)),
+                                   torch.ones(600, dtype=torch.int64)).item()
+
+    moved = sum(step(seed) for seed in range(8)) / 8
+    if loss(moved) >= loss(patch):
+        return "the loss towards the target rises along your step: go down, against the gradient."
+    return in_box(fn(model, x, (patch > 0.5).float(), 1, 0.1, runtime.generator(0)))
+
+
 EXERCISES = [
     Exercise(
         id="8.1",
@@ -215,5 +313,47 @@ def towards(model, x_t, mask, target):
         ),
         diagnose=_towards,
         praise="Wrong is not enough for an attack with a target.",
+    ),
+    Exercise(
+        id="8.4",
+        title="an added sentence",
+        stub='''
+def added_sentence(role, person, age, event):
+    """A sentence on another person and another contest that looks like an answer."""
+    return f"{person} never saw {event}."
+''',
+        solution=added_sentence,
+        hints=(
+            "Read the question aloud. Which statement would answer it?",
+            "Turn the question round: its words, with the other person, age and contest in the "
+            "places of the right ones.",
+            "The question says \"the {role} who was {age} in {event}\". Put the name right behind "
+            "the role.",
+        ),
+        diagnose=_added,
+        praise="Nothing in the passage became false, and the answer went.",
+    ),
+    Exercise(
+        id="8.5",
+        title="a patch for one place only",
+        stub='''
+def patch_step(model, x, patch, target, step_size, generator):
+    """One step of a patch towards `target`, as a colleague wrote it."""
+    places = random_places(1, generator=course_lib.generator(0))    # one for all images
+    patch = patch.clone().requires_grad_()
+    labels = torch.full((len(x),), target)
+    loss = F.cross_entropy(model(paste(x, patch, places)), labels)
+    gradient = torch.autograd.grad(loss, patch)[0]
+    return (patch - step_size * gradient.sign()).detach().clamp(0, 1)
+''',
+        solution=patch_step,
+        hints=(
+            "Call the step twice. Which part of it is the same in both calls, and should not be?",
+            "A generator that is made anew with seed 0 draws the same numbers each time.",
+            "`places = random_places(len(x), generator=generator)`: a place for each image, drawn "
+            "anew in each call.",
+        ),
+        diagnose=_patch,
+        praise="A mean over places is estimated with new places at each step.",
     ),
 ]
