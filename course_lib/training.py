@@ -133,7 +133,8 @@ def fit(
         for epoch in runtime.progress(range(len(history.loss), epochs), f"training ({method})"):
             order = torch.randperm(len(images), generator=generator).to(images.y.device)
             # The perturbation of "free"; afresh each epoch, so that a checkpoint need not hold it.
-            inherited = torch.zeros(batch_size, *images.x.shape[1:], device=images.x.device)[share]
+            inherited = images.x.new_zeros(batch_size, *images.x.shape[1:],
+                                           dtype=torch.result_type(images.x, 1.0))[share]
             total_loss, correct = torch.zeros(2, device=images.x.device)
             for i, chosen in enumerate(order.split(batch_size)):
                 x, y = images.x[chosen], images.y[chosen]
@@ -151,8 +152,8 @@ def fit(
                         else:
                             x_adv = _inner_maximum(
                                 model, x, start, y, method, eps=radius, steps=steps, norm=norm)
-                        logits = model(x_adv).float()
-                        clean = model(x).float() if method == "trades" else logits
+                        logits = model(x_adv).to(x.dtype)
+                        clean = model(x).to(x.dtype) if method == "trades" else logits
                     loss = F.cross_entropy(clean, y, reduction="sum") / len(chosen)
                     if method == "trades":
                         loss = loss + beta * _kl(clean, logits).sum() / len(chosen)
@@ -240,10 +241,10 @@ def _farthest(
     x_adv = start
     with attacking(model):
         with torch.no_grad():
-            clean = model(x).float()
+            clean = model(x).to(x.dtype)
         for _ in range(steps):
             x_adv.requires_grad_()
-            (gradient,) = torch.autograd.grad(_kl(clean, model(x_adv).float()).sum(), x_adv)
+            (gradient,) = torch.autograd.grad(_kl(clean, model(x_adv).to(x.dtype)).sum(), x_adv)
             step = climb(x_adv.detach(), gradient, 2.5 * eps / steps, norm)
             x_adv = project_box(step, x, eps, norm)
     return x_adv

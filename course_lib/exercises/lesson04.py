@@ -109,17 +109,20 @@ def _pgd_repaired(fn: Function) -> Finding:
                                                  "every step?")
                 or in_box(x_adv) or climbs(p.model, p.x, x_adv, p.y)):
         return said
-    # Where does it start? Thousands of pixels at 0.5, far from the box.
+    # Where does it start? Thousands of pixels at 0.5, far from the box. What comes out cannot tell:
+    # all starts may end in the same corner of the ball.
     big = problem(channels=3, size=22)
     grey = torch.full_like(big.x, 0.5)
-    watching = Watching(big.model)
-    call(watching, grey.clone(), big.y, steps=1)
-    first = next((x for x in watching.seen if not torch.equal(x, grey)), grey)
-    if said := _start(first - grey, eps):
+
+    def start(seed: int) -> Tensor:
+        watching = Watching(big.model)
+        call(watching, grey.clone(), big.y, seed, steps=1)
+        return next((x for x in watching.seen if not torch.equal(x, grey)), grey)
+
+    if said := (_start(start(0) - grey, eps) or repeatable(lambda: start(0))
+                or repeatable(lambda: call(p.model, p.x.clone(), p.y))):
         return said
-    if said := repeatable(lambda: call(p.model, p.x.clone(), p.y)):
-        return said
-    if torch.equal(call(p.model, p.x, p.y, seed=0, steps=1), call(p.model, p.x, p.y, 1, 1)):
+    if torch.equal(start(0), start(1)):
         return ("two generators with different seeds give the same image: draw the noise from "
                 "the generator that is passed in.")
     return None
