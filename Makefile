@@ -1,6 +1,6 @@
 # Two commands do everything: `make lab` opens the course, `make test` validates it.
-# `make run` and `make slides` write pages of all lessons under build/; `make check` and
-# `make store` are for authors.
+# `make run`, `make slides` and `make site` write pages of all lessons under build/; `make check`
+# and `make store` are for authors.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip
 # In a container one often is root, and Jupyter wants to hear that this is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test check everywhere run slides student instructor store record bench constraints clean newest
+.PHONY: lab test check everywhere run slides student instructor site store record bench constraints clean newest
 
 lab: .venv/installed
 	$(JUPYTER) lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" $(AS_ROOT) $(or $(CHOSEN),$(FIRST))
@@ -43,6 +43,9 @@ student: .venv/installed
 
 instructor: .venv/installed
 	$(BIN)/python -m course_lib.editions instructor $(CHOSEN)
+
+site: .venv/installed-site
+	$(BIN)/python -m course_lib.site
 
 store: .venv/installed
 	$(BIN)/python -m course_lib.run --store $(CHOSEN)
@@ -73,7 +76,11 @@ bench: .venv/installed-bench
 	$(PIP) install --quiet $(VERSIONS) --editable ".[pages]"
 	@touch $@
 
-.venv/installed-test: .venv/installed-pages
+.venv/installed-site: .venv/installed-pages
+	$(PIP) install --quiet $(VERSIONS) --editable ".[site]"
+	@touch $@
+
+.venv/installed-test: .venv/installed-site
 	$(PIP) install --quiet $(VERSIONS) --editable ".[test]"
 	@touch $@
 

@@ -50,7 +50,7 @@ def instructor(notebook: NotebookNode) -> NotebookNode:
     """Solved, with the answers of all questions and a plan of the minutes, in place; not run."""
     solve(notebook)
     cells = [notebook.cells[0], _markdown(plan(notebook)), *notebook.cells[1:]]
-    notebook.cells = [told for cell in cells for told in (cell, *_answers(cell))]
+    notebook.cells = [told for cell in cells for told in (cell, *answers(cell))]
     return notebook
 
 
@@ -87,7 +87,7 @@ def plan(notebook: NotebookNode) -> str:
     return "\n".join(["| section | reading | exercises |", "| :--- | ---: | ---: |", *rows])
 
 
-def _answers(cell: NotebookNode) -> list[NotebookNode]:
+def answers(cell: NotebookNode) -> list[NotebookNode]:
     """The answer of a cell that asks, and for each wrong guess why people make it."""
     if cell.cell_type != "code":
         return []

@@ -19,19 +19,35 @@ TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 ASSETS = {"mathjax": ("jupyter_server_mathjax", "static"),
           "reveal": ("sphinx_revealjs", "_static/revealjs")}
 MATHJAX = "assets/mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"
+# This MathJax brings its fonts along.
+MATHJAX_CONFIG = {
+    "TeX": {"equationNumbers": {"autoNumber": "AMS", "useLabelIds": True}},
+    "tex2jax": {"inlineMath": [["$", "$"], ["\\(", "\\)"]],
+                "displayMath": [["$$", "$$"], ["\\[", "\\]"]],
+                "processEscapes": True, "processEnvironments": True},
+    "HTML-CSS": {"availableFonts": [], "imageFont": None, "webFont": "STIX-Web",
+                 "EqnChunk": 1000, "linebreaks": {"automatic": True}},
+    "messageStyle": "none",
+}
 
 
 def reading() -> HTMLExporter:
     """Makes a page to read."""
-    return HTMLExporter(template_file="page.html.j2", extra_loaders=[TEMPLATES],
-                        mathjax_url=MATHJAX)
+    return _offline(HTMLExporter(template_file="page.html.j2", extra_loaders=[TEMPLATES],
+                                 mathjax_url=MATHJAX))
 
 
 def slides() -> SlidesExporter:
     """Makes slides of 1280 x 720, which 88 columns of code fit; key S opens the speaker's view."""
-    return SlidesExporter(template_file="slides.html.j2", extra_loaders=[TEMPLATES],
-                          mathjax_url=MATHJAX, reveal_url_prefix="assets/reveal",
-                          reveal_theme="white", reveal_width="1280", reveal_height="720")
+    return _offline(SlidesExporter(
+        template_file="slides.html.j2", extra_loaders=[TEMPLATES], mathjax_url=MATHJAX,
+        reveal_url_prefix="assets/reveal", reveal_theme="white", reveal_width="1280",
+        reveal_height="720"))
+
+
+def _offline(exporter: HTMLExporter) -> HTMLExporter:
+    exporter.environment.globals["mathjax_config"] = MATHJAX_CONFIG
+    return exporter
 
 
 def copy_assets(folder: Path) -> None:

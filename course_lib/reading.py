@@ -1,8 +1,10 @@
-"""Reading: a network that answers a question with words of a passage. For lesson 08.
+"""Reading: a network that answers a question with words of a passage.
 
     python -m course_lib.reading              trains the network that ships: data/weights/reader.*
     python -m course_lib.reading --defence    trains another on added sentences as well, and writes
                                               data/results/reader_defence.json
+
+Taught in lesson 08.
 """
 
 from __future__ import annotations
