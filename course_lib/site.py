@@ -169,15 +169,11 @@ def _front(readme: str) -> str:
 def render(source: Path, folder: Path) -> bool:
     """Write the pages; whether Sphinx met no problem, such as a broken link. It prints them.
 
-    Raises: RuntimeError, where packages are missing.
+    Raises: sphinx.errors.ExtensionError that names a package of the extra `site` that is missing.
     """
-    try:
-        import myst_nb, sphinx_book_theme, sphinx_design  # noqa: E401, F401, I001
-        from sphinx.application import Sphinx
-        from sphinx.util.docutils import docutils_namespace
-    except ImportError as error:
-        raise RuntimeError(
-            f"the package {error.name} is missing: pip install -e '.[site]'") from None
+    from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace
+
     with docutils_namespace():
         app = Sphinx(source, None, folder, source / ".doctrees", "html", confoverrides=CONFIG,
                      freshenv=True, status=None, warningiserror=True)
