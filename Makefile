@@ -29,6 +29,7 @@ everywhere: .venv/installed
 # For the minute between two edits; `make test` is what counts.
 check: .venv/installed-test
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest tests course_lib -m "not slow" --ignore=tests/test_answers.py \
 	  --ignore=tests/test_browser.py --ignore=tests/test_nbval.py --ignore=tests/test_notebooks.py
 

@@ -6,7 +6,7 @@ Speed lives here, so that an attack can stay the formula of its paper. Taught in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,7 @@ from course_lib.kernels.launch import on_gpu
 # (x_t, gradient at x_t, clean x, state, step size) -> (x_(t+1), state). The state is a tensor whose
 # first dimension counts images (a momentum, say), or None. The size is a number, or on a GPU a
 # tensor that holds one.
-Update = Callable[[Tensor, Tensor, Tensor, Tensor | None, float | Tensor],
-                  tuple[Tensor, Tensor | None]]
+Update = Callable[[Tensor, Tensor, Tensor, Any, float | Tensor], tuple[Tensor, Any]]
 Callback = Callable[[int, Tensor], None]
 
 # A CUDA graph pays from so many steps on. Replays look after so many whether images can be dropped.

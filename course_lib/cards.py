@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import inspect
 import json
 import platform
 from fractions import Fraction
@@ -44,8 +45,16 @@ _ATTACKS = {
 
 def images_of(name: str, folder: str | None, split: str) -> Images:
     """What a network is trained and measured on: the digits, or CIFAR-10 as bytes from a folder."""
-    digits = not name.startswith("cifar")
-    return datasets.mnist(split) if digits else datasets.cifar10_folder(folder, split)
+    if not name.startswith("cifar"):
+        return datasets.mnist(split)
+    if folder is None:
+        raise ValueError(f"{name} needs CIFAR-10: name its folder, see datasets.cifar10_folder")
+    return datasets.cifar10_folder(folder, split)
+
+
+def summary(model: nn.Module) -> str:
+    """The first line of what a network's class says of itself."""
+    return (inspect.getdoc(type(model)) or "").split("\n")[0]
 
 
 def head(model: nn.Module, args: argparse.Namespace, command: str, *, images: int,
@@ -58,7 +67,7 @@ def head(model: nn.Module, args: argparse.Namespace, command: str, *, images: in
     parameters = sum(p.numel() for p in model.parameters())
     return f"""# {args.model}
 
-{type(model).__name__}, {parameters:,} parameters. {type(model).__doc__.splitlines()[0]}
+{type(model).__name__}, {parameters:,} parameters. {summary(model)}
 
 - Data: {data}, {images:,} images to train
 - Command: `{command}`

@@ -340,7 +340,8 @@ def _cifar10_full(split: str) -> tuple[np.ndarray, np.ndarray]:
     path = download(_CIFAR10_URL, _cache() / name, _SHA256[name])
     parts = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
     with tarfile.open(path) as archive:
-        rows = [archive.extractfile(f"cifar-10-batches-bin/{part}.bin").read() for part in parts]
+        files = [archive.extractfile(f"cifar-10-batches-bin/{part}.bin") for part in parts]
+        rows = [file.read() for file in files if file]
     # One record: the label, then the red, green and blue planes.
     table = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     return table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), table[:, 0].copy()

@@ -76,7 +76,7 @@ def place_map(batch: Scenes) -> tuple[Tensor, Tensor]:
 
 def decoded(sides: Tensor) -> Tensor:
     """Boxes from distances to the four sides. [n, 4, rows, columns] -> [n, rows, columns, 4]"""
-    middle = places(*sides.shape[2:], sides.device)
+    middle = places(sides.shape[2], sides.shape[3], sides.device)
     near, far = sides.movedim(1, 3).split(2, 3)
     return torch.cat([middle - near, middle + far], 3)
 

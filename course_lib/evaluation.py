@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -211,7 +211,7 @@ def strong_attacks(
     >>> list(strong_attacks(8 / 255))
     ['APGD-CE', 'APGD-T', 'PGD', 'Square']
     """
-    ball = {"eps": eps, "norm": norm}
+    ball: dict[str, Any] = {"eps": eps, "norm": norm}
     return {
         "APGD-CE": functools.partial(apgd, steps=steps, **ball),
         "APGD-T": functools.partial(apgd_targeted, steps=targeted_steps, targets=targets, **ball),

@@ -78,7 +78,7 @@ def fingerprint(path: Path) -> str:
 def main(lessons: list[str]) -> int:
     paths = [Path(p) for p in lessons] or sorted((run.ROOT / "notebooks").glob("*.ipynb"))
     done = json.loads(DONE.read_text()) if DONE.exists() else {}
-    table = {path.stem: [] for path in paths}
+    table: dict[str, list] = {path.stem: [] for path in paths}
     for isa, threads in settings():
         for path in paths:
             key = f"{path.stem} {isa} {threads} {fingerprint(path)}"

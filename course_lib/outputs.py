@@ -88,8 +88,8 @@ def differences(
         return [f"it stores {sorted(before)}, and now shows {sorted(after)}"]
     found = []
     for kind, text in before.items():
-        pair = (re.sub(without, "", t, flags=re.MULTILINE) for t in (text, after[kind]))
-        found += _text_differences(*pair, allowance)
+        was, now = (re.sub(without, "", t, flags=re.MULTILINE) for t in (text, after[kind]))
+        found += _text_differences(was, now, allowance)
     pairs = pictures(old), pictures(new)
     if len(pairs[0]) != len(pairs[1]):
         found.append(f"it stores {len(pairs[0])} pictures, and now shows {len(pairs[1])}")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 from jinja2 import FileSystemLoader
 from nbconvert import HTMLExporter, SlidesExporter
 from nbformat import NotebookNode
 
+Exporter = TypeVar("Exporter", bound=HTMLExporter)
 TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 # What a page needs: its folder below assets, the package that brings it, and where it has it.
 ASSETS = {"mathjax": ("jupyter_server_mathjax", "static"),
@@ -45,7 +47,7 @@ def slides() -> SlidesExporter:
         reveal_height="720"))
 
 
-def _offline(exporter: HTMLExporter) -> HTMLExporter:
+def _offline(exporter: Exporter) -> Exporter:
     exporter.environment.globals["mathjax_config"] = MATHJAX_CONFIG
     return exporter
 

@@ -195,8 +195,9 @@ def _item(split: str, draw: random.Random) -> Item:
     draw.shuffle(sentences)
     question, *statements = draw.choice(told[0].questions)
     another = _another(fact, split, draw)
-    return Item(tuple(sentences), question.format(**fact), fact[told[0].answer],
-                tuple(_sentence(statement.format(**another)) for statement in statements), another)
+    first, second = (_sentence(statement.format(**another)) for statement in statements)
+    return Item(tuple(sentences), question.format(**fact), fact[told[0].answer], (first, second),
+                another)
 
 
 def _sentence(text: str) -> str:

@@ -12,12 +12,14 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from cycler import cycler
+from matplotlib import color_sequences
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -134,7 +136,7 @@ def boxes(
                                      strict=True):
             if score >= least:
                 left, top, right, bottom = (end - 0.5 for end in box)  # of pixels, not middles
-                colour = plt.get_cmap("tab10").colors[label - 1]
+                colour = color_sequences["tab10"][label - 1]
                 axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False,
                                          edgecolor=colour, linewidth=2))
                 axis.text(left, top, f"{label - 1}: {percent(score)}", color="white",
@@ -158,19 +160,20 @@ def attack_rows(
     amplify = amplify or amplification(delta)
     kinds = ("original", f"perturbation\n× {amplify:g}", "adversarial")
     pictures = (x, amplified(delta, amplify), x_adv)
-    captions = [*captions], [""] * len(x), [*captions_adv]
+    texts = [*captions], [""] * len(x), [*captions_adv]
     if len(x) == 1:
-        fig, axes = _grid(1, 3, x, [captions[0] + captions[2]], title)
-        fig.get_layout_engine().set(wspace=0.12)
-        for axis, kind, picture, caption in zip(axes[0], kinds, pictures, captions, strict=True):
+        fig, axes = _grid(1, 3, x, [texts[0] + texts[2]], title)
+        layout: Any = fig.get_layout_engine()
+        layout.set(wspace=0.12)
+        for axis, kind, picture, caption in zip(axes[0], kinds, pictures, texts, strict=True):
             _picture(axis, picture[0], caption[0], 3, smooth=picture is not pictures[1])
             axis.set_title(kind.replace("\n", " "))
         for axis, sign in zip(axes[0, 1:], "+=", strict=True):
             axis.text(-0.13, 0.5, sign, transform=axis.transAxes, ha="center", va="center",
                       fontsize="xx-large")
     else:
-        fig, axes = _grid(3, len(x), x, captions, title, tallest=1.6)
-        for row, kind, picture, caption in zip(axes, kinds, pictures, captions, strict=True):
+        fig, axes = _grid(3, len(x), x, texts, title, tallest=1.6)
+        for row, kind, picture, caption in zip(axes, kinds, pictures, texts, strict=True):
             for axis, image, text in zip(row, picture, caption, strict=True):
                 # Smoothed, a perturbation of pixel by pixel signs would look weaker than it is.
                 _picture(axis, image, text, len(x), smooth=picture is not pictures[1])
@@ -205,7 +208,7 @@ def painted(labels: Tensor) -> Tensor:
     >>> painted(torch.zeros(1, 2, 2, dtype=torch.int64)).shape
     torch.Size([1, 3, 2, 2])
     """
-    colours = torch.tensor([to_rgb("#EEEEEE"), *plt.get_cmap("tab10").colors])
+    colours = torch.tensor([to_rgb("#EEEEEE"), *color_sequences["tab10"]])
     return colours[labels.cpu()].permute(0, 3, 1, 2)
 
 
@@ -304,7 +307,7 @@ def heatmap(
     axis.grid(visible=False)
     mesh = axis.imshow(grid, aspect="auto", vmin=min(0, grid.min()), vmax=grid.max() or 1)
     for (i, j), value in np.ndenumerate(grid):
-        ink = "black" if mesh.norm(value) > 0.5 else "white"
+        ink = "black" if np.asarray(mesh.norm(value)) > 0.5 else "white"
         axis.text(j, i, form.format(value), ha="center", va="center", color=ink)
     axis.set_xticks(range(len(columns)), [textwrap.fill(c, 14) for c in columns])
     axis.set_yticks(range(len(rows)), rows)
@@ -398,7 +401,8 @@ def attack_plane(
                      ylabel="$l_2$ distance across it")
     axis = fig.axes[0]
     fig.axes[1].set_ylabel("margin: best wrong logit minus right one")
-    lines = (("border", grid[0], 0.0, BLACK, "-"), ("eps-ball", grid[1], eps, "white", "--"))
+    lines: tuple[tuple[str, Tensor, float, str, Any], ...] = (
+        ("border", grid[0], 0.0, BLACK, "-"), ("eps-ball", grid[1], eps, "white", "--"))
     for _, values, level, colour, style in lines:
         axis.contour(u, v, _numbers(values), levels=[level], colors=colour, linewidths=3.5,
                      linestyles=style)
@@ -408,7 +412,7 @@ def attack_plane(
     for name, point in (marks or {}).items():
         axis.plot(*point.tolist(), color=VERMILLION, marker="s", markersize=11, linestyle="",
                   markeredgecolor="white")
-        axis.annotate(name, point.tolist(), (10, -4), textcoords="offset points",
+        axis.annotate(name, tuple(point.tolist()), (10, -4), textcoords="offset points",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})
     return fig
 
@@ -495,8 +499,8 @@ def draw_ball(
     x, y = outline(p).T.numpy()
     axis.fill(x, y, facecolor="#BBD7EA", edgecolor=BLUE, linewidth=2)
     if arrow:
-        axis.annotate("", point, (0, 0), arrowprops={"arrowstyle": "-|>", "color": BLACK, "lw": 2,
-                                                     "mutation_scale": 20})
+        axis.annotate("", (point[0], point[1]), (0, 0), arrowprops={
+            "arrowstyle": "-|>", "color": BLACK, "lw": 2, "mutation_scale": 20})
     else:
         axis.plot(*zip(point, reached, strict=True), color=BLACK, linestyle=":", marker="")
         axis.plot(*point, color=BLACK, marker="o", linestyle="")
@@ -519,10 +523,11 @@ Margin = Callable[[Tensor], Tensor]  # points [m, 2] to [m], above zero on the s
 
 _SIDES = ("#DCEAF5", "#FBEBCB")  # the sides of label 0 and label 1, pale
 _POINTS = ((BLUE, "o"), (ORANGE, "^"))
-_OUTLINES = ({"fill": False, "edgecolor": "#999999", "linewidth": 0.8, "zorder": 2},
-             {"fill": False, "edgecolor": "#333333", "linewidth": 1.1, "zorder": 2.5})  # crosses
-_BEYOND = {"facecolor": (*to_rgb(VERMILLION), 0.25), "edgecolor": VERMILLION, "linewidth": 1.6,
-           "hatch": "//", "zorder": 3}
+_OUTLINES: tuple[dict[str, Any], ...] = (
+    {"fill": False, "edgecolor": "#999999", "linewidth": 0.8, "zorder": 2},
+    {"fill": False, "edgecolor": "#333333", "linewidth": 1.1, "zorder": 2.5})  # crosses
+_BEYOND: dict[str, Any] = {"facecolor": (*to_rgb(VERMILLION), 0.25), "edgecolor": VERMILLION,
+                           "linewidth": 1.6, "hatch": "//", "zorder": 3}
 
 
 def crossing(points: Tensor, labels: Tensor, margin: Margin, eps: float) -> Tensor:
@@ -603,7 +608,8 @@ def _squares(
     height += lines * plt.rcParams["font.size"] / 72
     fig, axes = plt.subplots(1, len(margins), figsize=(width * len(margins), height),
                              sharex=True, sharey=True, squeeze=False, layout="constrained")
-    fig.get_layout_engine().set(h_pad=0.08)
+    layout: Any = fig.get_layout_engine()
+    layout.set(h_pad=0.08)
     for axis, margin, name in zip(axes[0], margins, names, strict=True):
         axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xlabel="$x_1$",
                  ylabel="$x_2$")
@@ -614,7 +620,7 @@ def _squares(
     fig.legend(*_squares_legend(), loc="outside lower center", ncols=4, columnspacing=1.2,
                handletextpad=0.5, fontsize="small")
     _headline(fig, title)
-    fig.get_layout_engine().execute(fig)  # it needs two passes, and drawing makes only one
+    layout.execute(fig)  # it needs two passes, and drawing makes only one
     return fig
 
 
@@ -645,7 +651,7 @@ def draw_squares(
                   markeredgecolor=BLACK, markeredgewidth=0.8, zorder=4)
 
 
-def _squares_legend() -> tuple[list[object], list[str]]:
+def _squares_legend() -> tuple[list[Artist], list[str]]:
     points = [Line2D([], [], color=colour, marker=marker, linestyle="", markeredgecolor=BLACK)
               for colour, marker in _POINTS]
     border = Line2D([], [], color=BLACK, linestyle="-", marker="",
@@ -797,7 +803,7 @@ def _ink(colour: str) -> tuple[float, ...]:
     return tuple(0.7 * channel for channel in to_rgb(colour))
 
 
-def _name_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
+def _name_ends(axis: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
     """Name lines at their right end, pushed apart where two ends would overlap."""
     low, high = axis.get_ylim()
     height = axis.bbox.height / axis.figure.dpi * 72  # in points, as font sizes are

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from course_lib import models, passages, runtime
+from course_lib import cards, models, passages, runtime
 from course_lib.passages import Item, number, words
 from course_lib.training import initialise, save
 
@@ -192,7 +192,7 @@ def _card(model: nn.Module, rounds: int, seconds: float) -> str:
     return f"""# {NAME}
 
 Reader, {sum(p.numel() for p in model.parameters()):,} parameters. \
-{type(model).__doc__.splitlines()[0]}
+{cards.summary(model)}
 
 - Data: `passages.compose`, {rounds} times 3,000 fresh passages of the split "train"
 - Command: `python -m course_lib.reading --rounds {rounds}`

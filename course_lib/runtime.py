@@ -37,7 +37,7 @@ def multiplies_bfloat16(where: torch.device) -> bool:
         return False
     # A PyTorch that cannot tell gets no bfloat16. The processor itself knows nothing of oneDNN's
     # limit, whose names are those of the instructions: AVX2, AVX512_CORE_BF16, AVX512_CORE_AMX.
-    has = getattr(torch.cpu, "get_capabilities", dict)()
+    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
     newer = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
     return (any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib import models, runtime, scenes
+from course_lib import cards, models, runtime, scenes
 from course_lib.attacks import dag
 from course_lib.gradients import forward
 from course_lib.training import initialise, save
@@ -147,7 +147,7 @@ def _made(name: str, module: str, model: nn.Module, rounds: int, seconds: float)
     return f"""# {name}
 
 {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters. \
-{type(model).__doc__.splitlines()[0]}
+{cards.summary(model)}
 
 - Data: `scenes.compose`, {rounds} times 2,000 fresh scenes of the split "train"
 - Command: `python -m course_lib.{module} --rounds {rounds}`

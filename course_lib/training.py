@@ -29,7 +29,8 @@ from course_lib.datasets import Images
 from course_lib.gradients import attacking, input_gradient
 from course_lib.norms import climb, project, project_box, uniform_ball
 
-_BF16 = {"auto": "auto", "yes": True, "no": False}  # how the command line says it
+# How the command line says it.
+_BF16: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 METHODS = ("standard", "pgd", "fgsm", "fast", "n-fgsm", "free", "trades")
 
 
@@ -164,6 +165,7 @@ def fit(
                     schedule.step()
                     if method == "free":
                         # From the image, not from the perturbation: an l1 step knows the box.
+                        assert x_adv.grad is not None
                         place = x_adv.detach()
                         step = climb(place, x_adv.grad, radius, norm) - place
                         inherited[:len(x)] = project(inherited[:len(x)] + step, radius, norm)
@@ -353,7 +355,7 @@ def _digest(*tensors: Tensor) -> str:
     """The sha256 of all numbers of some tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

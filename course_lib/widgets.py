@@ -13,8 +13,9 @@ import functools
 import html
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as ui
 import matplotlib.pyplot as plt
@@ -66,7 +67,7 @@ def fgsm_strip(model: nn.Module, images: Images, levels: Sequence[float]) -> Fig
                            y.expand(len(levels)))
     return plots.images(
         x_adv, [f"eps {level:g}/255\n{name}" for level, name in zip(levels, captions, strict=True)],
-        title=f"One step away from \"{images.classes[y.item()]}\": "
+        title=f"One step away from \"{images.classes[int(y)]}\": "
               "what the network names as eps grows")
 
 
@@ -142,7 +143,7 @@ class FgsmExplorer:
     def _changed_step(self, _: object = None) -> None:
         """Another eps: with the gradient at hand, this costs one forward pass."""
         index, target = self.image.value, self.chosen
-        label = self.images.y[index].item()
+        label = int(self.images.y[index])
         if problem := self._problem(target, label):
             self.captions[1].value = _lines("towards a class", problem)
             return
@@ -162,11 +163,12 @@ class FgsmExplorer:
             return "Type a class name above."
         return "This is the image's own label: choose another." if target == label else ""
 
-    def _caption(self, kind: str, x: Tensor, watched: set[int | None] = frozenset()) -> str:
+    def _caption(self, kind: str, x: Tensor, watched: Collection[int | None] = ()) -> str:
         """Best class first; then label and target, whose confidence is worth watching too."""
         confidence = evaluation.logits(self.model, x)[0].softmax(0)
         best = int(confidence.argmax())
-        shown = [best, *sorted(watched - {best, None})]
+        others = {k for k in watched if k is not None} - {best}
+        shown = [best, *sorted(others)]
         lines = [f"{self.classes[k]}  {plots.percent(confidence[k].item())}" for k in shown]
         return _lines(kind, *lines)
 
@@ -195,7 +197,8 @@ def png(image: Tensor) -> bytes:
     side = 336 if runtime.lecture() else 224
     scale = max(1, side // max(picture.size))
     if scale > 1:
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+        size = picture.width * scale, picture.height * scale
+        picture = picture.resize(size, Image.Resampling.NEAREST)
     return _png_bytes(picture)
 
 
@@ -396,7 +399,7 @@ def pgd_strip(model: nn.Module, images: Images, *, eps: float, steps: int) -> Fi
     captions = plots.names(evaluation.predict(model, path), images.classes, y.expand(len(path)))
     return plots.images(
         path, [f"step {t}\n{name}" for t, name in zip(shown, captions, strict=True)],
-        title=f"Small steps of alpha = eps/8 carry this \"{images.classes[y.item()]}\" "
+        title=f"Small steps of alpha = eps/8 carry this \"{images.classes[int(y)]}\" "
               "across the border")
 
 
@@ -443,9 +446,10 @@ class PgdExplorer:
             plane, lambda points: margin(evaluation.logits(self.model, points),
                                          y.expand(len(points))),
             eps=self.eps, reach=reach, marks={"FGSM": reach[0]})
-        FigureCanvasAgg(fig).draw()
-        picture = Image.fromarray(np.array(fig.canvas.buffer_rgba())).convert("RGB")
-        to_pixels = fig.axes[0].transData.frozen()
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+        picture = Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
+        to_pixels: Any = fig.axes[0].transData.frozen()
         plt.close(fig)
 
         def place(images: Tensor) -> list[Point]:
@@ -609,7 +613,7 @@ def _population(x: Tensor, genes: Tensor, costs: Tensor) -> Image.Image:
     """The image, paled, with a dot for each candidate: its place, in the colour it would paint."""
     scale = 336 // x.shape[-1]
     picture = Image.fromarray(plots.array(0.5 + 0.5 * x[0]))
-    picture = picture.resize((x.shape[3] * scale, x.shape[2] * scale), Image.NEAREST)
+    picture = picture.resize((x.shape[3] * scale, x.shape[2] * scale), Image.Resampling.NEAREST)
     draw, best = ImageDraw.Draw(picture), int(costs.argmin())
     for i in [*range(len(genes)), best]:
         column, row, *colour = genes[i].tolist()

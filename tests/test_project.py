@@ -144,6 +144,17 @@ def test_the_code_is_clean():
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
+def test_the_types_agree(tmp_path):
+    check = [sys.executable, "-m", "mypy", f"--cache-dir={tmp_path / 'cache'}"]
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from course_lib import norms\nnorms.project('an image', 1.0, 'linf')\n")
+    done = subprocess.run([*check, str(wrong)], cwd=ROOT, capture_output=True, text=True)
+    assert "arg-type" in done.stdout
+
+
 def test_the_tests_reach_no_network():
     import socket
 

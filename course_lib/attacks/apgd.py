@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +151,9 @@ class _Search:
                    torch.zeros_like(y, dtype=torch.bool))
 
     def keep(self, which: Tensor) -> _Search:
-        return _Search(*(None if part is None else part[which] for part in vars(self).values()))
+        parts: Iterator[Any] = (
+            None if part is None else part[which] for part in vars(self).values())
+        return _Search(*parts)
 
     def run(
         self, model: nn.Module, eps: float, steps: int, norm: str, loss: Loss, any_class: bool

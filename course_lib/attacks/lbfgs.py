@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -173,8 +174,9 @@ class Search:
     size: Tensor             # and its distance, or inf
 
     def __getitem__(self, rows: Tensor) -> Search:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Search(**{k: v if v is None else v[rows] for k, v in values.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        kept: dict[str, Any] = {k: None if v is None else v[rows] for k, v in values.items()}
+        return Search(**kept)
 
 
 def start(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> Search:

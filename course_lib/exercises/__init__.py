@@ -20,6 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ __all__ = [
     "solution", "solved_source", "verified",
 ]
 
-Function = Callable[..., object]
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -317,6 +318,7 @@ def _fingerprint(tree: ast.AST) -> str:
 def _without_docstring(source: str) -> str:
     """A library function or class as a student reads it: its code, with the comments kept."""
     (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.FunctionDef | ast.ClassDef)
     if ast.get_docstring(definition) is None:
         return source
     lines = source.splitlines(keepends=True)

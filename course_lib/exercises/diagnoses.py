@@ -15,6 +15,7 @@ import copy
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ Finding = str | None
 class Problem:
     """A small classifier with images, labels and target classes on which attacks are checked."""
 
-    model: nn.Module
+    model: nn.Sequential
     x: Tensor
     y: Tensor
     target: Tensor
@@ -46,12 +47,11 @@ def problem(images: int = 5, classes: int = 4, channels: int = 3, size: int = 6)
     x = (1.6 * torch.rand(images, channels, size, size, generator=draw) - 0.3).clamp(0, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        model = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels * size**2, 24), nn.BatchNorm1d(24), nn.Tanh(),
-            nn.Dropout(0.5), nn.Linear(24, classes),
-        ).eval()
+        first, norm = nn.Linear(channels * size**2, 24), nn.BatchNorm1d(24)
+        model = nn.Sequential(nn.Flatten(), first, norm, nn.Tanh(), nn.Dropout(0.5),
+                              nn.Linear(24, classes)).eval()
     with torch.no_grad():
-        model[2].running_mean.copy_(model[1](x.flatten(1)).mean(0))
+        norm.running_mean = first(x.flatten(1)).mean(0)
         y = model(x).argmax(1)
     y[1::2] = (y[1::2] + 1) % classes
     return Problem(model, x, y, (y + 1) % classes)
@@ -62,7 +62,8 @@ class Watching(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.seen = model, []
+        self.model = model
+        self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(x.detach().clone())
@@ -70,8 +71,8 @@ class Watching(nn.Module):
 
 
 def run(
-    fn: Callable[..., object], *args: object, may_change: Collection[str] = (), **kwargs: object
-) -> tuple[object, Finding]:
+    fn: Callable[..., Any], *args: object, may_change: Collection[str] = (), **kwargs: object
+) -> tuple[Any, Finding]:
     """Call a student's function on copies, and say what it changed that was not its own.
 
     Looks at every tensor and model among the arguments: values and requires_grad of tensors;
@@ -95,13 +96,13 @@ def _bind(fn: Callable, args: Collection[object], kwargs: dict[str, object]) -> 
         return {f"argument {i + 1}": value for i, value in enumerate(args)} | kwargs
 
 
-def _copy(value: object) -> object:
+def _copy(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     return copy.deepcopy(value) if isinstance(value, nn.Module) else value
 
 
-def _changed(name: str, before: object, after: object) -> Finding:
+def _changed(name: str, before: object, after: Any) -> Finding:
     if isinstance(before, Tensor):
         return _tensor_changed(name, before, after)
     return _model_changed(before, after) if isinstance(before, nn.Module) else None
@@ -287,7 +288,7 @@ def close(
 
 
 def attack(
-    call: Callable[..., object], *, eps: float, norm: str = "linf", targeted: bool = False,
+    call: Callable[..., Any], *, eps: float, norm: str = "linf", targeted: bool = False,
     full_budget: bool = False,
 ) -> Finding:
     """All the common mistakes of a gradient attack, on the small problem.

@@ -100,7 +100,7 @@ def _diagnose_compete(fn) -> Finding:
                 or image_like(mine_scores, scores, "row of scores")):
         return said
     who = mine[:, 0, 0, 0].tolist()
-    mistakes = {
+    mistakes: dict[tuple[int, ...], str] = {
         (0, 1, 2, 3): "no champion has fallen, though children beat three of them.",
         (10, 10, 12, 11): "class 2 gets a child that is worse than its champion. A champion falls "
                           "only to a better one.",

@@ -35,7 +35,7 @@ def fgsm_step(model, x, y, eps):
 
 
 def _step(fn: Function) -> Finding:
-    def call(model: nn.Module, x: Tensor, y: Tensor) -> object:
+    def call(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return fn(model, x, y, EPS)
 
     p = problem()
@@ -82,7 +82,7 @@ def fgsm_targeted(model, x, target, eps):
 
 
 def _targeted(fn: Function) -> Finding:
-    def call(model: nn.Module, x: Tensor, target: Tensor) -> object:
+    def call(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         return fn(model, x, target, EPS)
 
     p = problem()

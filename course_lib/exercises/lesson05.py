@@ -176,8 +176,8 @@ def _diagnose_repaired(fn) -> Finding:
     p, eps = problem(), 0.5
     model = copy.deepcopy(p.model)
     with torch.no_grad():  # a sure network: its gradients grow by far on the way
-        model[-1].weight *= 10
-        model[-1].bias *= 10
+        for parameter in model[-1].parameters():
+            parameter.mul_(10)
     mine = fn(model, p.x.clone(), p.y, eps)
 
     def is_that_of(attack_: Callable[..., Tensor]) -> bool:

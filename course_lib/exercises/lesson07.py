@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,6 +133,7 @@ def _careless(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         F.cross_entropy(model(x_free), y, reduction="sum").backward()
     for module, mode in modes.items():
         module.training = mode
+    assert x_free.grad is not None
     return (x + 0.5 * x_free.grad).clamp(0, 1).detach()
 
 
@@ -312,7 +314,7 @@ def _what_happened(
     return None
 
 
-def _returned(losses: list[object], reported: list[float]) -> Finding:
+def _returned(losses: list[Any], reported: list[float]) -> Finding:
     for loss in losses:
         if loss is None:
             return ("the weights are right, but your function returns nothing: return the loss "

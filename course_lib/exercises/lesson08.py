@@ -240,7 +240,7 @@ def _patch(fn: Function) -> Finding:
             return F.cross_entropy(model(paste(many, sticker, places)),
                                    torch.ones(600, dtype=torch.int64)).item()
 
-    moved = sum(step(seed) for seed in range(8)) / 8
+    moved = torch.stack([step(seed) for seed in range(8)]).mean(0)
     if loss(moved) >= loss(patch):
         return "the loss towards the target rises along your step: go down, against the gradient."
     return in_box(fn(model, x, (patch > 0.5).float(), 1, 0.1, runtime.generator(0)))

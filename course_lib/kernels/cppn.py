@@ -104,7 +104,7 @@ def _render(
         for j in tl.static_range(1, k):
             z += tl.load(gene + 1 + j) * values[j]
         h = _activated(z, tl.load(gene).to(tl.int32))
-        values = values + (h,)  # noqa: RUF005 - Triton knows no star here
+        values = values + (h,)  # type: ignore  # noqa: RUF005 - Triton knows no star here
         if k >= SLOTS - CHANNELS:
             channel = k - (SLOTS - CHANNELS)
             tl.store(result + (image * CHANNELS + channel) * pixels + pixel, h / 2 + 0.5, inside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ if AVAILABLE:
     import triton
 
 
-def jit(kernel: Callable) -> Callable:
+def jit(kernel: Callable) -> Any:
     """`triton.jit`, where it is needed; lessons can show the source all the same."""
     if not AVAILABLE:
         return kernel
