@@ -30,7 +30,7 @@ from course_lib.evaluation import accuracy, robust_accuracy, wilson
 # The radii of l_inf in which each kind of network is attacked, and how many test images are.
 RADII = {"mnist": {"0.1": 1000, "0.3": 1000}, "cifar": {"1/255": 500, "8/255": 1000}}
 SLICE = 100  # images measured between two notes in the file
-MEASURED = runtime.RESULTS.parent / "cache" / "cards"
+MEASURED = runtime.HOME / "data" / "cache" / "cards"
 
 # The rows of a card: the key in the file, and the words for it.
 _ATTACKS = {

@@ -26,7 +26,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+from course_lib import runtime
+
 SIDE = 224  # rows and columns of an ImageNet photograph
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -239,7 +240,7 @@ def photograph(name: str) -> Tensor:
 
 @lru_cache
 def _class_names() -> tuple[str, ...]:
-    return tuple((DATA / "imagenet_classes.txt").read_text().splitlines())
+    return tuple((runtime.DATA / "imagenet_classes.txt").read_text().splitlines())
 
 
 def imagenet_classes() -> list[str]:
@@ -274,7 +275,7 @@ def download(url: str, path: Path, sha256: str, *, timeout: float = 30) -> Path:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("COURSE_CACHE", DATA / "cache"))
+    return Path(os.environ.get("COURSE_CACHE", runtime.HOME / "data" / "cache"))
 
 
 def _complete(name: str, split: str, load, sample):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "data" / "weights"
+WEIGHTS = runtime.DATA / "weights"
 
 _MNIST_MEAN, _MNIST_STD = [0.1307], [0.3081]
 _CIFAR_MEAN, _CIFAR_STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]

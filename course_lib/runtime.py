@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,14 @@ import torch
 
 T = TypeVar("T")
 
-RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
+# What a lesson makes and downloads goes to a clone's own folders; of an installed course, which
+# brings its data as a package of its own, to the folder one works in.
+HOME = Path(__file__).resolve().parents[1]
+if (HOME / "pyproject.toml").is_file():
+    DATA = HOME / "data"
+else:
+    HOME, DATA = Path.cwd(), Path(str(files("course_lib_data") / "results")).parent
+RESULTS = DATA / "results"
 
 
 def device() -> torch.device:
@@ -77,7 +85,7 @@ def live() -> bool:
 
 def own_folder() -> Path:
     """Where what a student makes is kept, pictures and progress: my_work, or `COURSE_FOLDER`."""
-    return Path(os.environ.get("COURSE_FOLDER", RESULTS.parents[1] / "my_work"))
+    return Path(os.environ.get("COURSE_FOLDER", HOME / "my_work"))
 
 
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
