@@ -11,6 +11,7 @@ import io
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,11 +71,21 @@ def execute(
 
 
 def refresh(before: NotebookNode, after: NotebookNode) -> NotebookNode:
-    """The executed notebook as it is to be stored: outputs that say the same stay as they were."""
-    for old, new in zip(before.cells, after.cells, strict=True):
+    """The executed notebook as it is to be stored: outputs that say the same stay as they were.
+
+    Where one is replaced, so is every other that is not quite the same, allowed or not: what stands
+    in a text and in the picture below it comes from one run.
+    """
+    pairs = [*zip(before.cells, after.cells, strict=True)]
+    changed = not all(_same_outputs(old, new, old.metadata.get("tags", []))
+                      for old, new in pairs if new.cell_type == "code")
+    for old, new in pairs:
         new.metadata = {k: v for k, v in new.metadata.items() if k in CELL_METADATA}
         if new.cell_type == "code":
-            new.outputs = old.outputs if _same_outputs(old, new) else [*map(_packed, new.outputs)]
+            tags = [tag for tag in old.metadata.get("tags", [])
+                    if not changed or tag == outputs.IGNORE]
+            new.outputs = old.outputs if _same_outputs(old, new, tags) else [
+                *map(_packed, new.outputs)]
     after.metadata = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python",
                                      "name": "python3"},
                       "language_info": {"name": "python"}}
@@ -90,8 +101,7 @@ def _packed(output: NotebookNode) -> NotebookNode:
     return output
 
 
-def _same_outputs(old: NotebookNode, new: NotebookNode) -> bool:
-    tags = old.metadata.get("tags", [])
+def _same_outputs(old: NotebookNode, new: NotebookNode, tags: Sequence[str]) -> bool:
     if outputs.IGNORE in tags:  # seconds differ in every run; other words are worth storing
         said = [outputs.words(str(outputs.texts(cell.outputs))) for cell in (old, new)]
         return said[0] == said[1]

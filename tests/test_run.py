@@ -109,6 +109,21 @@ def test_what_is_within_its_allowance_or_ignored_stays():
         assert refreshed(said[0], said[2], tag)
 
 
+def test_where_one_output_is_replaced_all_come_from_one_run():
+    def said(*texts):
+        lesson = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("") for _ in texts])
+        for cell, text in zip(lesson.cells, texts, strict=True):
+            cell.metadata["tags"] = ["within-1-count"]
+            cell.outputs = [nbformat.v4.new_output("stream", text=text)]
+        return lesson
+
+    def stored(*texts):
+        return [cell.outputs[0].text for cell in run.refresh(said("8", "5"), said(*texts)).cells]
+
+    assert stored("9", "5") == ["8", "5"]
+    assert stored("9", "7") == ["9", "7"]
+
+
 def test_pictures_are_stored_without_transparency_and_without_loss():
     before, after = notebook("draw()"), notebook("draw()")
     noise = Image.effect_noise((64, 64), 50).convert("RGBA")

@@ -119,8 +119,9 @@ def is_attack(f, x, y, r, eps):
             "which about the picture x + r, and which about names?",
             "The size: `r.abs().max()`. An image: the smallest and the largest entry of `x + r` "
             "lie in [0, 1]. The names: `f(x)` and `f(x + r)`, each compared with `y`.",
-            "Four conditions, joined by `and`: `r.abs().max() <= eps`, "
-            "`0 <= (x + r).min() and (x + r).max() <= 1`, `f(x) == y`, `f(x + r) != y`.",
+            "Write the four conditions on four lines and join them by `and`. Then try three cases "
+            "by hand: the largest entry of |r| is exactly eps; an entry of x + r is below 0; the "
+            "network misnames x already.",
         ),
         diagnose=_judge,
         praise="All attacks of this course are judged by these conditions, whatever their method.",
