@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib.resources import files
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ HOME = Path(__file__).resolve().parents[1]
 if (HOME / "pyproject.toml").is_file():
     DATA = HOME / "data"
 else:
-    HOME, DATA = Path.cwd(), Path(str(files("course_lib_data") / "results")).parent
+    HOME, DATA = Path.cwd(), Path(next(iter(import_module("course_lib_data").__path__)))
 RESULTS = DATA / "results"
 
 
