@@ -76,6 +76,15 @@ def _gaussian(x, eps, generator):
     return eps * torch.randn(x.shape, generator=generator)
 
 
+def _long_steps(model, x, y, eps, steps, generator):
+    """An unseeded start that nobody sees at the end: every way leads to the same corner."""
+    x_t = (x + _uniform(x, eps, None)).clamp(0, 1)
+    for _ in range(steps):
+        x_new = x_t + 2.5 * eps * input_gradient(model, x_t, y).sign()
+        x_t = x_new.clamp(x - eps, x + eps).clamp(0, 1)
+    return x_t
+
+
 def _with_grad(model, x, y):
     x = x.clone().requires_grad_()
     F.cross_entropy(model(x), y).backward()
@@ -92,6 +101,7 @@ WRONG["4.2"] = [
     (_pgd(start=lambda x, e, g: 0.01 * _gaussian(x, e, g)), "not uniform"),
     (_pgd(start=lambda x, e, g: 0 * x), "random start is gone"),
     (_pgd(start=lambda x, e, g: e * (2 * torch.rand(x.shape) - 1)), "two equal calls"),
+    (_long_steps, "two equal calls"),
     (_pgd(start=lambda x, e, g: _uniform(x, e, torch.Generator().manual_seed(1))),
      "different seeds"),
     (_pgd(sign=-1), "climbs"),
