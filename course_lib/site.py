@@ -28,7 +28,8 @@ API = ["datasets", "models", "norms", "gradients", "ascent", "attacks.fgsm", "at
        "questions", "exercises", "runtime"]
 TITLE = "Fooling convolutional networks"
 CONFIG = {
-    "project": TITLE, "html_title": TITLE, "copyright": "MIT licence", "html_copy_source": False,
+    "project": TITLE, "html_title": TITLE, "html_copy_source": False,
+    "copyright": "the adversarial robustness course authors, MIT licence",
     "extensions": ["myst_nb", "sphinx_design", "sphinx.ext.autodoc", "course_lib.site"],
     "html_theme": "sphinx_book_theme", "html_static_path": ["assets"],
     "html_css_files": ["site.css"],
