@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import datasets, device, models, runtime
-from course_lib.attacks.one_pixel import corner_search, log_odds
+from course_lib.attacks.one_pixel import corner_search
 from course_lib.datasets import Images
 from course_lib.evaluation import fooled, logits
+from course_lib.losses import log_odds
 
 
 def drops(model: nn.Module, image: Images) -> Tensor:

@@ -29,10 +29,10 @@ from gradient_attacks import PGD as LIBRARIES
 from gradient_attacks import SEED
 from torch import Tensor
 
-from course_lib import ascent, datasets, evaluation, generator, kernels, models, runtime
+from course_lib import datasets, evaluation, generator, iterate, kernels, models, runtime
 from course_lib.attacks import one_pixel, pgd
 from course_lib.fooling import CPPN, class_scores
-from course_lib.gradients import attacking
+from course_lib.gradients import frozen
 from course_lib.kernels import launch
 
 GPU = torch.cuda.is_available()
@@ -123,9 +123,9 @@ def images_of(name: str, n: int, where: torch.device) -> datasets.Images:
     return images[torch.arange(n) % len(images)].to(where)
 
 
-def stepwise(*arguments: object) -> ascent.Ascent:
+def stepwise(*arguments: object) -> iterate.Iterated:
     """Steps one by one where they would be replayed."""
-    return ascent._stepwise(*arguments, callback=None)
+    return iterate._stepwise(*arguments, callback=None)
 
 
 def measure_attack(name: str, eps: float, batch: int, where: torch.device) -> dict:
@@ -137,12 +137,12 @@ def measure_attack(name: str, eps: float, batch: int, where: torch.device) -> di
         return pgd(model, x, y, eps=eps, steps=STEPS, step_size=size)
 
     def passes() -> None:
-        with attacking(model):
+        with frozen(model):
             for _ in range(STEPS):
                 given = x.clone().requires_grad_()
                 torch.autograd.grad(F.cross_entropy(model(given), y, reduction="sum"), given)
 
-    with patch.object(ascent, "_replayed", stepwise), twins():
+    with patch.object(iterate, "_replayed", stepwise), twins():
         row = {"single steps, ms": 1000 * seconds(ours)}
         flags = evaluation.fooled(model, ours(), y)
     fooled = evaluation.fooled(model, ours(), y)
@@ -184,7 +184,7 @@ def measure_pictures(where: torch.device) -> dict:
     draw = generator(SEED)
     genomes = encoding.start(n, draw).to(where)
     result = {}
-    with attacking(model), torch.no_grad():
+    with frozen(model), torch.no_grad():
         for name, mutate in (("painted and scored", False), ("mutated too", True)):
             class_scores(model, encoding, genomes)
             with runtime.timed() as clock:

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from course_lib import datasets, generator, models, runtime
 from course_lib.attacks import lbfgs, pgd
 from course_lib.evaluation import Attack, fooled, robust_accuracy
-from course_lib.gradients import attacking, device_of
-from course_lib.norms import norm, uniform_ball
+from course_lib.gradients import device_of, frozen
+from course_lib.norms import lp_norm, uniform_ball
 
 OURS = "course_lib"
 SEED = 0
@@ -224,7 +224,7 @@ def floor(model: nn.Module, x: Tensor, y: Tensor, passes: Passes) -> float:
             times.append(clock.seconds)
         return statistics.median(times) / len(x)
 
-    with attacking(model):
+    with frozen(model):
         return (passes.backward * seconds(both)
                 + (passes.forward - passes.backward) * seconds(forward))
 
@@ -269,7 +269,7 @@ def distortion(model: nn.Module, x: Tensor, y: Tensor, attack: Attack) -> dict[s
     right = ~fooled(model, x, y)
     x_adv = attack(model, x, y)
     return {"fooled": 100 * fooled(model, x_adv, y).double().mean().item(),
-            "mean l2": norm(x_adv - x, 2)[right].mean().item()}
+            "mean l2": lp_norm(x_adv - x, 2)[right].mean().item()}
 
 
 def hold(contest: Contest) -> tuple[dict[str, Outcome], float]:

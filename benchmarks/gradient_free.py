@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from course_lib import datasets, generator, models, runtime
 from course_lib.attacks import jsma, one_pixel
-from course_lib.attacks.one_pixel import log_odds, paint
+from course_lib.attacks.one_pixel import paint
 from course_lib.evaluation import Attack, fooled
-from course_lib.gradients import attacking
+from course_lib.gradients import frozen
+from course_lib.losses import log_odds
 
 POPULATION, GENERATIONS, FRACTION, SEED = 400, 20, 0.145, 0
 PACKAGES = ["torch", "torchattacks", "adversarial-robustness-toolbox", "scipy"]
@@ -70,7 +71,7 @@ def _scipy_one(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
     start = np.random.default_rng(SEED).random((POPULATION, 2 + channels))
     box = np.array([columns, rows, *[1] * channels])
-    with attacking(model):
+    with frozen(model):
         found = optimize.differential_evolution(
             cost, [(0, top) for top in box], init=start * box, maxiter=GENERATIONS, mutation=0.5,
             recombination=1, strategy="best1bin", updating="deferred", vectorized=True,

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from course_lib.attacks.lbfgs import HISTORY, evaluate, next_c, start
-from course_lib.gradients import attacking
+from course_lib.gradients import frozen
 
 
 def scipy_lbfgs(
@@ -21,7 +21,7 @@ def scipy_lbfgs(
 ) -> Tensor:
     """Adversarial images like `lbfgs`. ftol: SciPy's tolerance; its own default is 2.2e-9."""
     rows = nn.Sequential(nn.Unflatten(1, x.shape[1:]), model)
-    with attacking(rows):
+    with frozen(rows):
         return torch.cat([
             _one(rows, x[i:i + 1].flatten(1), y[i:i + 1],
                  None if target is None else target[i:i + 1], c_steps, steps, ftol)
@@ -42,7 +42,7 @@ def _one(
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal best, size
         x_t = torch.from_numpy(point).to(x)[None]
-        loss, gradient, hit = evaluate(model, x_t, y, target, search.sharp)
+        loss, gradient, hit = evaluate(model, x_t, y, target, search.scale)
         r, c = point - clean, search.c.item()
         hits[point.tobytes()] = bool(hit)
         if hit and np.linalg.norm(r) < size:

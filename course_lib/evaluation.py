@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.attacks import apgd, apgd_targeted, fgsm, pgd, square
-from course_lib.gradients import attacking, check_finite, check_images, forward, input_gradient
-from course_lib.norms import check_ball, norm, project_box, uniform_ball
+from course_lib.gradients import check_finite, check_images, forward, frozen, input_gradient
+from course_lib.norms import check_ball, lp_norm, project_box, uniform_ball
 
 Attack = Callable[..., Tensor]
 
@@ -41,7 +41,7 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
     in when they may (TF32).
     Raises: ValueError for a logit that is NaN or infinite: its largest class means nothing.
     """
-    with attacking(model), _full_precision(x.device):
+    with frozen(model), _full_precision(x.device):
         found = torch.cat([forward(model, part).float() for part in x.split(_batch(x))])
     check_finite(found.isfinite())
     return found
@@ -243,7 +243,7 @@ def _saved(x_adv: Tensor, x: Tensor, eps: float | None, ball: str) -> Tensor:
     nearest = eight_bits(x_adv)
     if eps is None:
         return nearest
-    outside = norm(nearest - x, ball) > eps * (1 + 1e-4) + 1e-6
+    outside = lp_norm(nearest - x, ball) > eps * (1 + 1e-4) + 1e-6
     return torch.where(outside.view(-1, 1, 1, 1), eight_bits(x_adv, x), nearest)
 
 
@@ -299,9 +299,9 @@ def _inspected(name: str, x_adv: Tensor, x: Tensor, eps: float | None, ball: str
         raise ValueError(f"{name} returned values from {low:.4g} to {high:.4g}: an image lies in "
                          "[0, 1]; clamp it")
     delta = x_adv - x
-    if eps is not None and (size := norm(delta, ball).max().item()) > eps * (1 + 1e-4) + 1e-6:
+    if eps is not None and (size := lp_norm(delta, ball).max().item()) > eps * (1 + 1e-4) + 1e-6:
         raise ValueError(f"{name} left the ball: {_SIZE[ball]} size {size:.4g} for eps = {eps:.4g}")
-    return norm(delta, "linf").max().item()
+    return lp_norm(delta, "linf").max().item()
 
 
 def accuracy_curve(
@@ -454,7 +454,7 @@ def sanity_checks(
     white = broken(x_adv)
     missed = ~white
     still = (attacked(0.0) - x).abs().max().item()
-    size = _norm(x_adv - x, norm).max().item()
+    size = lp_norm(x_adv - x, norm).max().item()
     inside = bool((x_adv >= 0).all() and (x_adv <= 1).all()) and size <= eps * (1 + 1e-4) + 1e-6
     huge = _share(broken(attacked(_whole_box(x, norm))))
     flat = _share((input_gradient(model, x, y) == 0).flatten(1).all(1))
@@ -497,7 +497,6 @@ def sanity_checks(
     return Sanity(checks)
 
 
-_norm = norm  # the parameter `norm` of the functions here hides the function of that name
 
 
 def _whole_box(x: Tensor, norm: str) -> float:
@@ -571,7 +570,7 @@ def measure(
         x_adv = attack(counting, x, y)
     _inspected(name, x_adv, x, *_ball(attack, None, "linf"))
     broken = fooled(model, x_adv, y)
-    sizes = _norm(x_adv - x, norm)[broken]
+    sizes = lp_norm(x_adv - x, norm)[broken]
     return Row(name, norm, knowledge, counting.queries / len(x), counting.gradients / len(x),
                clock.seconds, _share(broken), sizes.median().item() if len(sizes) else math.nan,
                len(x))

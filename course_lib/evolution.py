@@ -78,7 +78,7 @@ def differential_evolution(
     for generation in range(generations + 1):
         if callback:
             callback(generation, genes, costs, problems)
-        rows, index = torch.arange(len(problems), device=where), champion(costs, solved)
+        rows, index = torch.arange(len(problems), device=where), cheapest(costs, solved)
         best.evaluations[problems] += size
         best.genes[problems], best.costs[problems] = genes[rows, index], costs[rows, index]
         best.solved[problems] = solved[rows, index]
@@ -111,14 +111,14 @@ def _check(
         raise ValueError(f"unknown strategy {strategy!r}: use one of {', '.join(STRATEGIES)}")
 
 
-def champion(costs: Tensor, solved: Tensor) -> Tensor:
+def cheapest(costs: Tensor, solved: Tensor) -> Tensor:
     """The index [a] of the cheapest candidate; any that solves the problem goes before the rest.
 
     A cost that is NaN counts as infinite.
 
     Shape: costs [a, P], solved [a, P] bool -> [a].
 
-    >>> champion(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[False, True, True]]))
+    >>> cheapest(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[False, True, True]]))
     tensor([2])
     """
     eligible = solved | ~solved.any(1, keepdim=True)
@@ -133,7 +133,7 @@ def _children(
     first, second, third = (genes[rows, parent]
                             for parent in distinct_parents(luck).to(genes.device).unbind(2))
     if strategy == "best1":
-        first = genes[rows, champion(costs, torch.zeros_like(costs, dtype=torch.bool))[:, None]]
+        first = genes[rows, cheapest(costs, torch.zeros_like(costs, dtype=torch.bool))[:, None]]
     return first + factor * (second - third)
 
 
@@ -169,13 +169,13 @@ class Archive:
     """MAP-Elites with one niche for each class: its champion is whoever convinces most.
 
     genomes [classes, ...] and scores [classes] of the champions; the score of a class without
-    one is -inf. An archive never changes: `compete` returns the next one.
+    one is -inf. An archive never changes: `add` returns the next one.
 
     Reference: Mouret and Clune 2015; Nguyen, Yosinski, Clune 2015, section 2.3.
     Lesson: 02.
 
     >>> archive = Archive.empty(2, torch.zeros(1, 3))
-    >>> archive.compete(torch.ones(1, 3), torch.tensor([[0.5, 2.0]])).scores
+    >>> archive.add(torch.ones(1, 3), torch.tensor([[0.5, 2.0]])).scores
     tensor([0.5000, 2.0000])
     """
 
@@ -188,7 +188,7 @@ class Archive:
         return cls(genomes.new_zeros(classes, *genomes.shape[1:]),
                    torch.full((classes,), -torch.inf, device=genomes.device))
 
-    def compete(self, genomes: Tensor, scores: Tensor) -> Archive:
+    def add(self, genomes: Tensor, scores: Tensor) -> Archive:
         """Let every child compete in every class; a champion falls to a clearly better child.
 
         Shape: genomes [n, ...], scores [n, classes]; a score that is NaN beats nobody.

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import runtime
-from course_lib.attacks.one_pixel import log_odds
 from course_lib.evolution import Archive
-from course_lib.gradients import attacking, check_logits, check_step_size, device_of
+from course_lib.gradients import check_logits, check_step_size, device_of, frozen
 from course_lib.kernels.cppn import ACTIVATIONS, INPUTS, render_cppn
+from course_lib.losses import log_odds
 
 
 class Encoding(Protocol):
@@ -225,7 +225,7 @@ def evolve(
         raise ValueError("evolution needs at least one child and one generation")
     generator = generator or runtime.generator(0)
     device = device_of(model)
-    with attacking(model), torch.no_grad():
+    with frozen(model), torch.no_grad():
         for generation in range(generations):
             if archive is None:
                 genomes = encoding.start(children, generator).to(device)
@@ -235,14 +235,14 @@ def evolve(
                 parents = torch.randint(classes, (children,), generator=generator).to(device)
                 genomes = encoding.mutate(archive.genomes[parents], generator)
             scores = class_scores(model, encoding, genomes, batch_size)
-            archive = archive.compete(genomes, scores)
+            archive = archive.add(genomes, scores)
             if callback:
                 callback(generation, archive)
     assert archive is not None  # there was at least one generation
     return archive
 
 
-def ascend(
+def gradient_ascent(
     model: nn.Module, encoding: Encoding, genomes: Tensor, target: Tensor, *, steps: int = 100,
     step_size: float = 0.05, callback: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -261,7 +261,7 @@ def ascend(
 
     >>> model, encoding = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), Direct((1, 4, 4))
     >>> grey = torch.full((2, 1, 4, 4), 0.5)
-    >>> genomes, scores = ascend(model, encoding, grey, torch.tensor([0, 2]), steps=3)
+    >>> genomes, scores = gradient_ascent(model, encoding, grey, torch.tensor([0, 2]), steps=3)
     >>> bool((scores > class_scores(model, encoding, grey)[[0, 1], [0, 2]]).all())
     True
     """
@@ -274,7 +274,7 @@ def ascend(
     start, g = genomes.detach(), genomes.detach().clone().requires_grad_()
     adam = torch.optim.Adam([g], lr=step_size)
     best, best_scores = start.clone(), torch.full((len(start),), -torch.inf, device=start.device)
-    with attacking(model):
+    with frozen(model):
         _check_classes(model, encoding, start, target)
         for t in range(steps + 1):
             scores = log_odds(model(encoding.render(g)).float(), target)

@@ -1,4 +1,4 @@
-"""Gradients with respect to the image: a context that leaves no trace on the model, and losses.
+"""Gradients with respect to the image, and a context that leaves no trace on the model.
 
 Taught in lesson 03.
 """
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+from course_lib.losses import Loss, cross_entropy, objective
+
 Done = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (logits, y, target) -> bool [n]
 
 # How many pixels pass a CPU at once: 408 digits, 104 CIFAR images, two photographs.
@@ -25,7 +25,7 @@ _NEED, _SMALL = 500, 2**30
 
 
 @contextmanager
-def attacking(model: nn.Module) -> Iterator[nn.Module]:
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """Lend a model to an attack: eval mode, parameters frozen; everything restored on exit.
 
     Eval mode keeps batch-norm statistics and dropout still. Frozen parameters save the backward
@@ -35,7 +35,7 @@ def attacking(model: nn.Module) -> Iterator[nn.Module]:
     Lesson: 03.
 
     >>> model = nn.Dropout().train()
-    >>> with attacking(model): print(model.training)
+    >>> with frozen(model): print(model.training)
     False
     >>> model.training
     True
@@ -55,96 +55,30 @@ def attacking(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(True)
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """L = -log softmax(z)_y for each image, the loss that networks are trained with.
-
-    Shape: logits [n, classes], y [n] -> [n].
-    Lesson: 03.
-
-    >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
-    tensor([0.6931])
-    """
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """L = max over k != y of z_k, minus z_y: above zero exactly when the prediction is not y.
-
-    It does not saturate where the cross-entropy's gradient vanishes in float32.
-
-    Shape: logits [n, classes], y [n] -> [n].
-    Reference: Carlini and Wagner 2017, f_6 without its floor.
-    Lesson: 04.
-
-    >>> margin(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
-    tensor([-2.])
-    """
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return others.amax(1) - logits.gather(1, y[:, None]).squeeze(1)
-
-
-def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """Difference of logits ratio: a margin divided by a spread of logits, so no rescaling hides it.
-
-        untargeted  L = -(z_y - max over k != y of z_k) / (z_(1) - z_(3)),  z_(k) the k-th largest
-        targeted    L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)
-
-    Both are climbed. A targeted attack with `loss=dlr` climbs the second, see `objective`. With
-    three classes there is no z_(4), and z_(3) alone takes the place of the mean.
-
-    Shape: logits [n, classes >= 3], y, target [n] -> [n].
-    Raises: ValueError below three classes.
-    Reference: Croce and Hein 2020, equation 6 and its targeted form.
-    Lesson: 04, 07.
-
-    >>> dlr(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0]))
-    tensor([-0.6667])
-    >>> dlr(torch.tensor([[4.0, 1.0, 0.0, 0.0]]), torch.tensor([0]), torch.tensor([1]))
-    tensor([-0.7500])
-    """
-    if logits.shape[1] < 3:
-        raise ValueError("dlr needs at least three classes: use loss=margin for a two-class model")
-    top = logits.topk(3 if target is None else min(4, logits.shape[1]), dim=1).values
-    spread = (top[:, 0] - top[:, 2:].mean(1)).clamp_min(1e-12)
-    if target is None:
-        return margin(logits, y) / spread
-    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1) / spread
-
-
-def objective(logits: Tensor, y: Tensor, target: Tensor | None, loss: Loss) -> Tensor:
-    """What an attack climbs: the loss of the true label, or minus the loss of the target. [n]
-
-    `dlr` has a targeted form of its own, which looks at both labels.
-    """
-    if loss is dlr:
-        return dlr(logits, y, target)
-    return loss(logits, y) if target is None else -loss(logits, target)
-
-
 def logits_and_gradient(
     model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None,
-    loss: Loss = cross_entropy, *, check: bool = False, sharp: Tensor | None = None,
+    loss: Loss = cross_entropy, *, check: bool = False, scale: Tensor | None = None,
     done: Done | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One forward and one backward pass: the logits at x, and the gradient of the objective there.
 
     The objective is summed over the batch, not averaged, so an image's gradient is its own.
-    Call it inside `attacking`, which freezes the parameters. Only an attack's first pass needs
+    Call it inside `frozen`, which freezes the parameters. Only an attack's first pass needs
     `check`: looking at the logits' values makes the program wait for the GPU.
 
-    The loss sees the logits times `sharp`, where that is given; the logits come back as they are.
+    The loss sees the logits times `scale`, where that is given; the logits come back as they are.
     Images that are `done` need no gradient: where all that pass at once are, it stays zero.
 
-    Shape: x [n, ...], y, target, sharp [n] -> logits [n, classes], gradient [n, ...]; detached.
+    Shape: x [n, ...], y, target, scale [n] -> logits [n, classes], gradient [n, ...]; detached.
     """
     logits, gradient = in_parts(
-        functools.partial(one_pass, model, loss, check, done), x, y, target, sharp)
+        functools.partial(one_pass, model, loss, check, done), x, y, target, scale)
     return logits, gradient
 
 
 def one_pass(
     model: nn.Module, loss: Loss, check: bool, done: Done | None, x: Tensor, y: Tensor,
-    target: Tensor | None, sharp: Tensor | None,
+    target: Tensor | None, scale: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -153,7 +87,7 @@ def one_pass(
             check_logits(logits.detach(), y, target)
         if done is not None and bool(done(logits, y, target).all()):
             return logits.detach(), torch.zeros_like(x)
-        seen = logits if sharp is None else logits * sharp[:, None]
+        seen = logits if scale is None else logits * scale[:, None]
         (gradient,) = torch.autograd.grad(objective(seen, y, target, loss).sum(), x)
     if check and not bool(gradient.isfinite().all()):
         raise ValueError("the gradient holds NaN or infinity: the model has an operation without a "
@@ -179,7 +113,7 @@ def in_parts(
 
     A part that turns out to be too large for the GPU's memory is halved.
     """
-    size = at_once(x)
+    size = chunk_size(x)
     if len(x) <= size:
         try:
             return work(x, *others)
@@ -193,7 +127,7 @@ def in_parts(
     return tuple(map(torch.cat, zip(*(in_parts(work, *part) for part in parts), strict=True)))
 
 
-def at_once(x: Tensor) -> int:
+def chunk_size(x: Tensor) -> int:
     """How many images of a batch should pass a model at once.
 
     On a GPU as many as its free memory seems to allow. On a CPU, activations above 32 MB make the
@@ -227,7 +161,7 @@ def input_gradient(
     torch.Size([2, 1, 2, 2])
     """
     check_images(model, x, y, target)
-    with attacking(model):
+    with frozen(model):
         return logits_and_gradient(model, x, y, target, loss, check=True)[1]
 
 

@@ -15,7 +15,7 @@ NORMS = ("linf", "l2", "l1")
 _EXPONENT = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 
 
-def norm(x: Tensor, p: float | str) -> Tensor:
+def lp_norm(x: Tensor, p: float | str) -> Tensor:
     """The lp norm of every image of a batch.
 
         ||x||_p = (sum_i |x_i|^p)^(1/p)   ||x||_inf = max_i |x_i|   ||x||_0 = #{i : x_i != 0}
@@ -27,7 +27,7 @@ def norm(x: Tensor, p: float | str) -> Tensor:
     Raises: ValueError for a negative or unknown p.
     Lesson: 01.
 
-    >>> norm(torch.tensor([[3.0, -4.0]]), 2)
+    >>> lp_norm(torch.tensor([[3.0, -4.0]]), 2)
     tensor([5.])
     """
     p = _exponent(p)
@@ -126,7 +126,7 @@ def project_box(x_new: Tensor, x: Tensor, eps: float, norm: str) -> Tensor:
     return (x + project(x_new - x, eps, norm)).clamp(0, 1)
 
 
-def steepest(gradient: Tensor, norm: str) -> Tensor:
+def steepest_direction(gradient: Tensor, norm: str) -> Tensor:
     """The direction of unit size in which the loss rises fastest: argmax <g, d> over ||d||_p <= 1.
 
         linf: sign(g)      l2: g / ||g||_2      l1: the sign of the largest entry, zero elsewhere
@@ -137,7 +137,7 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
     Raises: ValueError for a norm that is not "linf", "l2", "l1".
     Lesson: 01, 03.
 
-    >>> steepest(torch.tensor([[3.0, -4.0]]), "l2")
+    >>> steepest_direction(torch.tensor([[3.0, -4.0]]), "l2")
     tensor([[ 0.6000, -0.8000]])
     """
     check_ball(0.0, norm)
@@ -154,31 +154,31 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
     return direction.view_as(gradient)
 
 
-def climb(
+def steepest_step(
     x: Tensor, gradient: Tensor, size: float | Tensor, norm: str, share: float = 1.0
 ) -> Tensor:
     """A step of the given size from x along the steepest direction, none of it wasted at the box.
 
-        linf, l2: x + size * steepest(gradient)
+        linf, l2: x + size * steepest_direction(gradient)
         l1:       the pixel of largest |gradient| moves as far as size and the box [0, 1] allow,
                   what is left of size moves the next pixel, and so on
 
-    A pixel can move by at most 1, so an l1 step along `steepest` alone would soon do nothing. The
-    l1 step is the best one in ball and box together (a fractional knapsack). For linf clamping
-    the step to the box afterwards is; for l2 the box may cost some of the gain.
+    A pixel can move by at most 1, so an l1 step along `steepest_direction` alone would soon do
+    nothing. The l1 step is the best one in ball and box together (a fractional knapsack). For linf
+    clamping the step to the box afterwards is; for l2 the box may cost some of the gain.
 
     Shape: x, gradient [n, ...] -> the same. x must lie in the box. size: a number, or a tensor that
     holds one.
     share: how much of an l1 step, and of its range, one pixel may take; below 1 the step spreads,
     though a pixel may always move by a tenth of its range.
-    Raises: as `steepest`.
+    Raises: as `steepest_direction`.
     Lesson: 04.
 
-    >>> climb(torch.tensor([[0.9, 0.5, 0.5]]), torch.tensor([[3.0, -2.0, 1.0]]), 0.3, "l1")
+    >>> steepest_step(torch.tensor([[0.9, 0.5, 0.5]]), torch.tensor([[3.0, -2.0, 1.0]]), 0.3, "l1")
     tensor([[1.0000, 0.3000, 0.5000]])
     """
     if norm != "l1":
-        return x + size * steepest(gradient, norm)
+        return x + size * steepest_direction(gradient, norm)
     flat, place = gradient.flatten(1), x.flatten(1)
     room = torch.where(flat > 0, 1 - place, place) * (flat != 0)
     order = flat.abs().argsort(1, descending=True)
@@ -206,7 +206,7 @@ def uniform_ball(
     Lesson: 01, 04.
 
     >>> r = uniform_ball((5, 3), 0.5, "l2", torch.Generator().manual_seed(0))
-    >>> bool((norm(r, 2) <= 0.5).all())
+    >>> bool((lp_norm(r, 2) <= 0.5).all())
     True
     """
     check_ball(eps, norm)
@@ -214,7 +214,7 @@ def uniform_ball(
     if norm == "linf":
         return (2 * torch.rand(tuple(shape), generator=generator) - 1) * eps
     if norm == "l2":
-        direction = steepest(torch.randn(n, d, generator=generator), "l2")
+        direction = steepest_direction(torch.randn(n, d, generator=generator), "l2")
         point = direction * torch.rand(n, 1, generator=generator).pow(1 / d)
     else:
         heights = torch.empty(n, d + 1).exponential_(generator=generator)

@@ -145,7 +145,7 @@ def boxes(
     return fig
 
 
-def attack_rows(
+def compare_images(
     x: Tensor, x_adv: Tensor, captions: Sequence[str], captions_adv: Sequence[str], *,
     amplify: float | None = None, title: str = "",
 ) -> Figure:
@@ -350,13 +350,14 @@ def surface(function: Callable[[Tensor], Tensor], u: Tensor, v: Tensor) -> Tenso
 # --- a plane through an image -------------------------------------------------------------------
 
 @dataclass(frozen=True)
-class Plane:
+class ImagePlane:
     """The plane through an image x and two others, with Euclidean coordinates and x at (0, 0).
 
     The first axis points to the first of the two; the second is orthogonal to it and spans the
     plane with the other.
 
-    >>> plane = Plane.through(torch.zeros(2), torch.tensor([2.0, 0.0]), torch.tensor([1.0, 3.0]))
+    >>> origin, right = torch.zeros(2), torch.tensor([2.0, 0.0])
+    >>> plane = ImagePlane.through(origin, right, torch.tensor([1.0, 3.0]))
     >>> plane.coordinates(torch.tensor([[1.0, 3.0]]))
     tensor([[1., 3.]])
     """
@@ -365,7 +366,7 @@ class Plane:
     axes: Tensor  # [2, ...], orthonormal
 
     @classmethod
-    def through(cls, x: Tensor, a: Tensor, b: Tensor) -> Plane:
+    def through(cls, x: Tensor, a: Tensor, b: Tensor) -> ImagePlane:
         along, to_b = (a - x).flatten(), (b - x).flatten()
         along = along / along.norm()
         across = to_b - (to_b @ along) * along
@@ -380,8 +381,8 @@ class Plane:
         return self.x + torch.tensordot(points.to(self.axes), self.axes, 1)
 
 
-def attack_plane(
-    plane: Plane, margin: Callable[[Tensor], Tensor], *, eps: float, reach: Tensor,
+def loss_landscape(
+    plane: ImagePlane, margin: Callable[[Tensor], Tensor], *, eps: float, reach: Tensor,
     path: Tensor | None = None, marks: Mapping[str, Tensor] | None = None, title: str = "",
 ) -> Figure:
     """The margin over a plane through an image, with its zero line, the l_inf ball and a path.

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from course_lib import cards, distributed, models, runtime
-from course_lib.ascent import ascend
 from course_lib.attacks import fgsm
 from course_lib.attacks.pgd import SHARE, gradient_step
 from course_lib.datasets import Images
-from course_lib.gradients import attacking, input_gradient
-from course_lib.norms import climb, project, project_box, uniform_ball
+from course_lib.gradients import frozen, input_gradient
+from course_lib.iterate import iterate
+from course_lib.norms import project, project_box, steepest_step, uniform_ball
 
 # How the command line says it.
 _BF16: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
@@ -167,7 +167,7 @@ def fit(
                         # From the image, not from the perturbation: an l1 step knows the box.
                         assert x_adv.grad is not None
                         place = x_adv.detach()
-                        step = climb(place, x_adv.grad, radius, norm) - place
+                        step = steepest_step(place, x_adv.grad, radius, norm) - place
                         inherited[:len(x)] = project(inherited[:len(x)] + step, radius, norm)
                     total_loss += loss.detach() * len(chosen) / replays
                     correct += (logits.argmax(1) == y).sum() / replays
@@ -226,14 +226,14 @@ def _inner_maximum(
     if method == "fgsm":
         return fgsm(model, x, y, eps=eps, norm=norm)
     if method == "pgd":
-        return ascend(model, x, y, update=gradient_step(eps, norm, SHARE),
+        return iterate(model, x, y, update=gradient_step(eps, norm, SHARE),
                       sizes=[2.5 * eps / steps] * steps, start=start).x_adv
     if method == "trades":
         return _farthest(model, x, start, eps=eps, steps=steps, norm=norm)
     gradient = input_gradient(model, start, y)
     if method == "n-fgsm":
-        return climb(start, gradient, eps, norm).clamp(0, 1)
-    return project_box(climb(start, gradient, 1.25 * eps, norm), x, eps, norm)
+        return steepest_step(start, gradient, eps, norm).clamp(0, 1)
+    return project_box(steepest_step(start, gradient, 1.25 * eps, norm), x, eps, norm)
 
 
 def _farthest(
@@ -241,13 +241,13 @@ def _farthest(
 ) -> Tensor:
     """PGD on KL(p(x) || p(x'))."""
     x_adv = start
-    with attacking(model):
+    with frozen(model):
         with torch.no_grad():
             clean = model(x).to(x.dtype)
         for _ in range(steps):
             x_adv.requires_grad_()
             (gradient,) = torch.autograd.grad(_kl(clean, model(x_adv).to(x.dtype)).sum(), x_adv)
-            step = climb(x_adv.detach(), gradient, 2.5 * eps / steps, norm)
+            step = steepest_step(x_adv.detach(), gradient, 2.5 * eps / steps, norm)
             x_adv = project_box(step, x, eps, norm)
     return x_adv
 

@@ -35,8 +35,9 @@ from course_lib.datasets import Images
 from course_lib.datasets import own_photograph as own
 from course_lib.evolution import Archive
 from course_lib.fooling import Encoding, confidence
-from course_lib.gradients import input_gradient, margin
-from course_lib.norms import norm, project_box, steepest
+from course_lib.gradients import input_gradient
+from course_lib.losses import margin
+from course_lib.norms import lp_norm, project_box, steepest_direction
 from course_lib.segmentation import label_map
 
 # --- the FGSM explorer --------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def fgsm_strip(model: nn.Module, images: Images, levels: Sequence[float]) -> Fig
 
 def step(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
     """The step of `fgsm` along a known gradient: moving eps then costs no backward pass."""
-    return project_box(x + eps * steepest(gradient, "linf"), x, eps, "linf")
+    return project_box(x + eps * steepest_direction(gradient, "linf"), x, eps, "linf")
 
 
 class FgsmExplorer:
@@ -154,8 +155,8 @@ class FgsmExplorer:
         self.pictures[2].value = png(x_adv[0])
         self.captions[1].value = _lines(
             f"perturbation × {self.amplify.value}",
-            f"l_inf {norm(delta, 'linf').item() * 255:.1f}/255",
-            f"l_2 {norm(delta, 2).item():.2f}")
+            f"l_inf {lp_norm(delta, 'linf').item() * 255:.1f}/255",
+            f"l_2 {lp_norm(delta, 2).item():.2f}")
         self.captions[2].value = self._caption("adversarial", x_adv, {label, target})
 
     def _problem(self, target: int | None, label: int) -> str:
@@ -292,7 +293,7 @@ class NormBallExplorer:
         fig.savefig(data, format="png")
         plt.close(fig)
         self.picture.value = data.getvalue()
-        size = norm(torch.tensor([point]), p).item()
+        size = lp_norm(torch.tensor([point]), p).item()
         what = "size of the arrow" if along else "size of the point"
         notes = [] if p >= 1 else ["For p below 1 the ball has dents, and l_p is no norm."]
         self.caption.value = _lines(
@@ -440,9 +441,9 @@ class PgdExplorer:
         x, y = self.images.x[index:index + 1], self.images.y[index:index + 1]
         end = pgd_path(self.model, x, y, eps=self.eps, steps=self.steps, step_size=self.eps / 8)
         one = fgsm(self.model, x, y, eps=self.eps)
-        plane = plots.Plane.through(x[0], one[0], end[-1])
+        plane = plots.ImagePlane.through(x[0], one[0], end[-1])
         reach = plane.coordinates(torch.cat([one, end])).cpu()
-        fig = plots.attack_plane(
+        fig = plots.loss_landscape(
             plane, lambda points: margin(evaluation.logits(self.model, points),
                                          y.expand(len(points))),
             eps=self.eps, reach=reach, marks={"FGSM": reach[0]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from course_lib.norms import norm
+from course_lib.norms import lp_norm
 
 # What a wrong submission is, and words of the message that must name its mistake.
 WRONG: dict[str, list] = {"0.1": []}
@@ -37,7 +37,7 @@ def as_a_tensor(f, x, y, r, eps):
 
 @right
 def with_the_library(f, x, y, r, eps):
-    small = norm(r[None], "linf").item() <= eps
+    small = lp_norm(r[None], "linf").item() <= eps
     return small and (x + r).equal((x + r).clamp(0, 1)) and f(x) == y and f(x + r) != y
 
 

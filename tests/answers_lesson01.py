@@ -29,7 +29,7 @@ def rows(r):
 def bent(r, p, **changes):
     """A right lp norm, but for the exponents in `changes`."""
     key = {0: "zero", math.inf: "top"}.get(p, "other")
-    return changes[key](r) if key in changes else norms.norm(r, p)
+    return changes[key](r) if key in changes else norms.lp_norm(r, p)
 
 
 def per_image(values):
@@ -84,7 +84,7 @@ def mean_instead_of_sum(r, p):
 
 @wrong("1.1", "the signs cancel")
 def no_absolute_value(r, p):
-    return r.flatten(1).sum(1) if p == 1 else norms.norm(r, p)
+    return r.flatten(1).sum(1) if p == 1 else norms.lp_norm(r, p)
 
 
 @wrong("1.1", "without its sign")
@@ -124,7 +124,7 @@ def half_done(r, p):
 
 @wrong("1.1", "changes r in place")
 def in_place(r, p):
-    return norms.norm(r.abs_(), p)
+    return norms.lp_norm(r.abs_(), p)
 
 
 # --- 1.2 ----------------------------------------------------------------------------------------
@@ -153,12 +153,12 @@ def in_double(r, p):
 
 @wrong("1.2", "close to l_inf but is not equal")
 def largest_for_large_p(r, p):
-    return norms.norm(r, "linf") if p > 20 else norms.norm(r, p)
+    return norms.lp_norm(r, "linf") if p > 20 else norms.lp_norm(r, p)
 
 
 @wrong("1.2", "multiply by the largest")
 def not_multiplied_back(r, p):
-    return norms.norm(r / per_image(norms.norm(r, "linf")), p)
+    return norms.lp_norm(r / per_image(norms.lp_norm(r, "linf")), p)
 
 
 @wrong("1.2", "0 / 0")
@@ -176,12 +176,12 @@ def largest_of_the_batch(r, p):
 @wrong("1.2", "ends near 1e38")
 def only_against_underflow(r, p):
     return 1e-2 * (rows(r) / 1e-2).pow(p).sum(1).pow(1 / p) if r.max() < 0.02 else \
-        norms.norm(r, p) if r.max() < 1 else naive(r, p)
+        norms.lp_norm(r, p) if r.max() < 1 else naive(r, p)
 
 
 @wrong("1.2", "whole batch")
 def one_number(r, p):
-    return norms.norm(r.view(1, -1), p)[0]
+    return norms.lp_norm(r.view(1, -1), p)[0]
 
 
 # --- 1.3 ----------------------------------------------------------------------------------------
@@ -221,13 +221,13 @@ def norm_of_the_batch(x_new, x, eps):
 
 @wrong("1.3", "already inside")
 def always_on_the_sphere(x_new, x, eps):
-    return (x + eps * norms.steepest(x_new - x, "l2")).clamp(0, 1)
+    return (x + eps * norms.steepest_direction(x_new - x, "l2")).clamp(0, 1)
 
 
 @wrong("1.3", "0 / 0")
 def zero_length(x_new, x, eps):
     r = x_new - x
-    return (x + r * eps / per_image(norms.norm(r, 2))).clamp(0, 1)
+    return (x + r * eps / per_image(norms.lp_norm(r, 2))).clamp(0, 1)
 
 
 @wrong("1.3", "that is the linf ball")
@@ -286,14 +286,14 @@ def shared_again_and_again(delta, eps):
     for _ in range(30):
         size = delta.abs()
         left = (size > 0).flatten(1).sum(1).clamp(min=1)
-        share = per_image(((norms.norm(delta, 1) - eps) / left).clamp(min=0))
+        share = per_image(((norms.lp_norm(delta, 1) - eps) / left).clamp(min=0))
         delta = delta.sign() * (size - share).clamp(min=0)
     return delta
 
 
 @wrong("1.4", "lambda must grow")
 def shared_once(delta, eps):
-    share = per_image(((norms.norm(delta, 1) - eps) / delta[0].numel()).clamp(min=0))
+    share = per_image(((norms.lp_norm(delta, 1) - eps) / delta[0].numel()).clamp(min=0))
     return delta.sign() * (delta.abs() - share).clamp(min=0)
 
 
@@ -314,13 +314,13 @@ def shortened(delta, eps):
 
 @wrong("1.4", "rescaling")
 def rescaled(delta, eps):
-    return delta * (eps / per_image(norms.norm(delta, 1))).clamp(max=1)
+    return delta * (eps / per_image(norms.lp_norm(delta, 1))).clamp(max=1)
 
 
 @wrong("1.4", "came back changed")
 def always_rescaled(delta, eps):
     projected = norms.project(delta, eps, "l1")
-    return projected * eps / per_image(norms.norm(projected, 1))
+    return projected * eps / per_image(norms.lp_norm(projected, 1))
 
 
 @wrong("1.4", "the signs are lost")
@@ -330,7 +330,7 @@ def no_sign(delta, eps):
 
 @wrong("1.4", "changed their sign")
 def no_floor(delta, eps):
-    size = per_image(norms.norm(delta, 1))
+    size = per_image(norms.lp_norm(delta, 1))
     lam = (size - eps).clamp_min(0) / delta[0].numel()
     return delta.sign() * (delta.abs() - lam)
 
@@ -354,7 +354,7 @@ def small_lambda(delta, eps):
 
 @wrong("1.4", "is too large for some image")
 def threshold_by_all_entries(delta, eps):
-    size, largest = (per_image(norms.norm(delta, p)) for p in (1, "linf"))
+    size, largest = (per_image(norms.lp_norm(delta, p)) for p in (1, "linf"))
     return torch.where(size > eps, soft(delta, largest - eps / 4), delta)
 
 
@@ -367,7 +367,7 @@ def l1_in_place(delta, eps):
 # --- 1.5 ----------------------------------------------------------------------------------------
 
 def direction(n, d, generator):
-    return norms.steepest(torch.randn(n, d, generator=generator), "l2")
+    return norms.steepest_direction(torch.randn(n, d, generator=generator), "l2")
 
 
 @right("1.5")
@@ -413,7 +413,7 @@ def positive_directions(n, d, eps, generator):
 
 @wrong("1.5", "corners of a square")
 def directions_of_a_cube(n, d, eps, generator):
-    cube = norms.steepest(2 * torch.rand(n, d, generator=generator) - 1, "l2")
+    cube = norms.steepest_direction(2 * torch.rand(n, d, generator=generator) - 1, "l2")
     return eps * torch.rand(n, 1, generator=generator).pow(1 / d) * cube
 
 
@@ -426,7 +426,7 @@ def one_direction(n, d, eps, generator):
 
 @wrong("1.5", "not drawn from the generator")
 def global_randomness(n, d, eps, generator):
-    return eps * torch.rand(n, 1).pow(1 / d) * norms.steepest(torch.randn(n, d), "l2")
+    return eps * torch.rand(n, 1).pow(1 / d) * norms.steepest_direction(torch.randn(n, d), "l2")
 
 
 @wrong("1.5", "from the generator that is passed in")

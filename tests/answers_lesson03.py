@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from course_lib import evaluation
 from course_lib.attacks import fgsm
 from course_lib.gradients import input_gradient
-from course_lib.norms import norm, steepest
+from course_lib.norms import lp_norm, steepest_direction
 
 # What a wrong submission is, and words of the message that must name its mistake.
 WRONG: dict[str, list] = {id: [] for id in ("3.1", "3.2", "3.3", "3.4", "3.5")}
@@ -216,7 +216,7 @@ def targeted_in_place(model, x, target, eps):
 @wrong("3.2", "Take the sign, do not rescale")
 def targeted_rescaled(model, x, target, eps):
     gradient = input_gradient(model, x, target)
-    step = 2 * gradient / view(norm(gradient, "linf"))
+    step = 2 * gradient / view(lp_norm(gradient, "linf"))
     return (x - eps * step.clamp(-1, 1)).clamp(0, 1)
 
 
@@ -224,7 +224,7 @@ def targeted_rescaled(model, x, target, eps):
 
 @right("3.3")
 def with_steepest(model, x, y, eps):
-    return (x + eps * steepest(input_gradient(model, x, y), "l2")).clamp(0, 1)
+    return (x + eps * steepest_direction(input_gradient(model, x, y), "l2")).clamp(0, 1)
 
 
 @right("3.3")
@@ -257,36 +257,36 @@ def l2_sign(model, x, y, eps):
 @wrong("3.3", "does not point along the gradient")
 def l2_sign_rescaled(model, x, y, eps):
     sign = input_gradient(model, x, y).sign()
-    return (x + eps * sign / view(norm(sign, 2))).clamp(0, 1)
+    return (x + eps * sign / view(lp_norm(sign, 2))).clamp(0, 1)
 
 
 @wrong("3.3", "l_1 norm")
 def l2_divided_by_l1(model, x, y, eps):
     gradient = input_gradient(model, x, y)
-    return (x + eps * gradient / view(norm(gradient, 1))).clamp(0, 1)
+    return (x + eps * gradient / view(lp_norm(gradient, 1))).clamp(0, 1)
 
 
 @wrong("3.3", "largest entry")
 def l2_divided_by_largest(model, x, y, eps):
     gradient = input_gradient(model, x, y)
-    return (x + eps * gradient / view(norm(gradient, "linf"))).clamp(0, 1)
+    return (x + eps * gradient / view(lp_norm(gradient, "linf"))).clamp(0, 1)
 
 
 @wrong("3.3", "downhill")
 def l2_downhill(model, x, y, eps):
-    return (x - eps * steepest(input_gradient(model, x, y), "l2")).clamp(0, 1)
+    return (x - eps * steepest_direction(input_gradient(model, x, y), "l2")).clamp(0, 1)
 
 
 @wrong("3.3", "Clamp to the box")
 def l2_no_clamp(model, x, y, eps):
-    return x + eps * steepest(input_gradient(model, x, y), "l2")
+    return x + eps * steepest_direction(input_gradient(model, x, y), "l2")
 
 
 @wrong("3.3", "[n, 1, 1, 1]")
 def l2_one_length_per_column(model, x, y, eps):
-    """norm(gradient, 2) is [n]: it would broadcast over the columns if there were n of them."""
+    """lp_norm(gradient, 2) is [n]: it would broadcast over the columns if there were n of them."""
     gradient = input_gradient(model, x, y)
-    return (x + eps * gradient / norm(gradient, 2).clamp_min(1e-30)).clamp(0, 1)
+    return (x + eps * gradient / lp_norm(gradient, 2).clamp_min(1e-30)).clamp(0, 1)
 
 
 @wrong("3.3", "each colour by a length of its own")
@@ -305,12 +305,12 @@ def l2_normalized(model, x, y, eps):
 @wrong("3.3", "0 / 0")
 def l2_zero_gradient(model, x, y, eps):
     gradient = input_gradient(model, x, y)
-    return (x + eps * gradient / view(norm(gradient, 2))).clamp(0, 1)
+    return (x + eps * gradient / view(lp_norm(gradient, 2))).clamp(0, 1)
 
 
 @wrong("3.3", "in place")
 def l2_in_place(model, x, y, eps):
-    return x.add_(eps * steepest(input_gradient(model, x, y), "l2")).clamp_(0, 1)
+    return x.add_(eps * steepest_direction(input_gradient(model, x, y), "l2")).clamp_(0, 1)
 
 
 # --- 3.5 ----------------------------------------------------------------------------------------

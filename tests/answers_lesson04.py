@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from course_lib import evaluation, norms
 from course_lib.attacks import fgsm, ifgsm, pgd, square
-from course_lib.gradients import dlr, input_gradient, margin
+from course_lib.gradients import input_gradient
+from course_lib.losses import dlr, margin
 
 WRONG, RIGHT = {}, {}
 

@@ -6,7 +6,7 @@ import torch
 
 from course_lib.evaluation import predict
 from course_lib.gradients import input_gradient
-from course_lib.norms import norm
+from course_lib.norms import lp_norm
 
 
 def _momentum(divide, mix=lambda g, unit, mu: mu * g + unit):
@@ -14,7 +14,7 @@ def _momentum(divide, mix=lambda g, unit, mu: mu * g + unit):
 
 
 def _l1(gradient):
-    return gradient / norm(gradient, 1)[:, None, None, None].clamp_min(1e-12)
+    return gradient / lp_norm(gradient, 1)[:, None, None, None].clamp_min(1e-12)
 
 
 def _iterate(accumulate):
@@ -68,7 +68,7 @@ WRONG = {
     "5.1": [
         (_momentum(torch.sign), "sign is taken before"),
         (_momentum(lambda d: d), "not divided by its l_1 norm"),
-        (_momentum(lambda d: d / norm(d, 2)[:, None, None, None]), "l_2 norm"),
+        (_momentum(lambda d: d / lp_norm(d, 2)[:, None, None, None]), "l_2 norm"),
         (_momentum(lambda d: d / d.abs().mean((1, 2, 3), keepdim=True)), "mean of its absolute"),
         (_momentum(lambda d: d / d.abs().sum()), "whole batch"),
         (_momentum(_l1, lambda g, u, mu: g + mu * u), "memory g that fades"),

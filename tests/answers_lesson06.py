@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from course_lib.attacks.one_pixel import log_odds
+from course_lib.losses import log_odds
 
 
 def _masked(a, b):

@@ -42,7 +42,7 @@ def _corners(w, b, x, y, eps):
 
 
 def _point_by_point(w, b, x, y, eps):
-    rows = [label * ((w * point).sum() + b) - eps * norms.norm(w[None], "l1")[0]
+    rows = [label * ((w * point).sum() + b) - eps * norms.lp_norm(w[None], "l1")[0]
             for point, label in zip(x, y, strict=True)]
     return torch.stack(rows)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from course_lib import runtime
 from course_lib.attacks.dag import dense_gradient
 from course_lib.attacks.patch import paste, patch_gradient, random_places
-from course_lib.gradients import margin
+from course_lib.losses import margin
 from course_lib.norms import project_box
 
 # What a wrong submission is, and words of the message that must name its mistake.

@@ -4,7 +4,7 @@ Compared are the last iterates (nearly every pixel the same: a rounding can turn
 gradient that is almost zero) and the success, which may differ by one image in a hundred. Where
 the libraries do something else than the papers say, a test shows by computation what and why:
 
-- both judge the last iterate only; `ascend` keeps an earlier iterate where the last one does not
+- both judge the last iterate only; `iterate` keeps an earlier iterate where the last one does not
   fool, so its success is never lower, see test_success_is_never_lower_than_of_the_last_iterate;
 - Foolbox's l_1 attacks step along g / ||g||_1 and project by rescaling, and SparseL1Descent takes
   one hundredth of the pixels, see the l_1 tests;
@@ -27,7 +27,7 @@ from torch import Tensor
 from course_lib import datasets, models
 from course_lib.attacks import fgsm, ifgsm, mifgsm, pgd
 from course_lib.evaluation import fooled
-from course_lib.norms import norm, project, project_box, steepest, uniform_ball
+from course_lib.norms import lp_norm, project, project_box, steepest_direction, uniform_ball
 
 foolbox = pytest.importorskip("foolbox")
 torchattacks = pytest.importorskip("torchattacks")
@@ -165,9 +165,9 @@ def test_foolbox_l1_step_is_not_the_steepest():
     gradients of images several times as much."""
     g = torch.randn(5, 1, 28, 28, generator=generator())
     step = gradient_descent_base.normalize_lp_norms(foolbox.models.base.ep.astensor(g), p=1).raw
-    theirs, ours = ((g * d).flatten(1).sum(1) for d in (step, steepest(g, "l1")))
-    torch.testing.assert_close(theirs, norm(g, 2) ** 2 / norm(g, 1))
-    torch.testing.assert_close(ours, norm(g, "linf"))
+    theirs, ours = ((g * d).flatten(1).sum(1) for d in (step, steepest_direction(g, "l1")))
+    torch.testing.assert_close(theirs, lp_norm(g, 2) ** 2 / lp_norm(g, 1))
+    torch.testing.assert_close(ours, lp_norm(g, "linf"))
     assert bool((ours > 2 * theirs).all())
 
 
@@ -177,7 +177,7 @@ def test_foolbox_l1_projection_is_a_rescaling():
     theirs = gradient_descent_base.clip_lp_norms(
         foolbox.models.base.ep.astensor(delta), norm=1.0, p=1).raw
     torch.testing.assert_close(theirs, torch.tensor([[0.75, 0.25, 0.0]]))
-    assert norm(delta - project(delta, 1.0, "l1"), 2) < norm(delta - theirs, 2)
+    assert lp_norm(delta - project(delta, 1.0, "l1"), 2) < lp_norm(delta - theirs, 2)
 
 
 @pytest.mark.parametrize("name", ["L1PGD", "SparseL1DescentAttack"])
@@ -196,12 +196,13 @@ def test_l1_pgd_is_at_least_as_strong_as_foolbox(name):
 
 def test_foolbox_loses_tiny_gradients():
     """A confident network has gradients of 1e-15. Divided by max(||g||_2, 1e-12) they become steps
-    of a thousandth of the size asked for, and the attack stands still; `steepest` has length 1."""
+    of a thousandth of the size asked for, and the attack stands still;
+    `steepest_direction` has length 1."""
     g = torch.randn(2, 1, 4, 4, generator=generator())
-    g = 1e-15 * g / norm(g, 2).view(-1, 1, 1, 1)
+    g = 1e-15 * g / lp_norm(g, 2).view(-1, 1, 1, 1)
     theirs = gradient_descent_base.normalize_lp_norms(foolbox.models.base.ep.astensor(g), p=2).raw
-    torch.testing.assert_close(norm(theirs, 2), torch.full((2,), 1e-3))
-    torch.testing.assert_close(norm(steepest(g, "l2"), 2), torch.ones(2))
+    torch.testing.assert_close(lp_norm(theirs, 2), torch.full((2,), 1e-3))
+    torch.testing.assert_close(lp_norm(steepest_direction(g, "l2"), 2), torch.ones(2))
 
 
 def test_torchattacks_loses_momentum_at_a_zero_gradient():

@@ -31,7 +31,8 @@ import torch
 import torch.nn.functional as F
 from course_lib import evaluation, norms
 from course_lib.attacks import fgsm
-from course_lib.gradients import input_gradient, margin
+from course_lib.gradients import input_gradient
+from course_lib.losses import margin
 
 
 """
@@ -101,7 +102,7 @@ def test_the_solutions_of_lesson_01_agree_with_the_library():
                           norms.project_box(x + r, x, 2.0, "l2"), atol=1e-6)
     for eps in (0.1, 20.0, 1000.0):
         assert torch.allclose(lesson01.project_l1(r, eps), norms.project(r, eps, "l1"), atol=1e-5)
-    assert get("1.1").solution is norms.norm
+    assert get("1.1").solution is norms.lp_norm
 
 
 def test_the_colleague_is_right_where_nobody_looks():

@@ -21,8 +21,8 @@ from torch import nn
 from course_lib.attacks import apgd, apgd_targeted, pgd
 from course_lib.attacks.apgd import _Search, reviews
 from course_lib.evaluation import fooled, robust_accuracy
-from course_lib.gradients import cross_entropy
-from course_lib.norms import dual, norm
+from course_lib.losses import cross_entropy
+from course_lib.norms import dual, lp_norm
 
 EPS = {"linf": 0.06, "l2": 0.35}
 each_norm = pytest.mark.parametrize("name", EPS)
@@ -43,7 +43,7 @@ def test_ball_box_and_no_trace(attack, name):
     before = trace(model)
     x_adv = attack(model, x, y, eps=EPS[name], steps=9, norm=name)
     assert_untouched(model, before)
-    assert norm(x_adv - x, name).max() <= EPS[name] * (1 + 1e-5)
+    assert lp_norm(x_adv - x, name).max() <= EPS[name] * (1 + 1e-5)
     assert x_adv.min() >= 0 and x_adv.max() <= 1 and x_adv.shape == x.shape
     assert not x_adv.requires_grad
 
@@ -56,7 +56,7 @@ def test_on_a_linear_model_it_gains_what_can_be_gained(name):
     with torch.no_grad():
         logits = model(x)
     lead = (logits.gather(1, y[:, None]) - logits.gather(1, 1 - y[:, None]))[:, 0]
-    size = norm((weight[1] - weight[0])[None], dual(name)).item()
+    size = lp_norm((weight[1] - weight[0])[None], dual(name)).item()
     # Half of the images are in reach; none so nearly that rounding would decide.
     ordered = lead.sort().values
     eps = (ordered[19] + ordered[20]).item() / 2 / size

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from course_lib.attacks import ddn, lbfgs
 from course_lib.evaluation import fooled
-from course_lib.gradients import margin
+from course_lib.losses import margin
 
 
 @pytest.mark.parametrize("classes, pixels", [(2, 50), (3, 12), (10, 784)])

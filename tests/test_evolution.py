@@ -13,7 +13,7 @@ from torch import Tensor
 
 from course_lib.evolution import (
     Archive,
-    champion,
+    cheapest,
     differential_evolution,
     distinct_parents,
     problem_generators,
@@ -200,7 +200,7 @@ def test_only_the_generator_decides():
 def test_the_champion_solves_if_anyone_does():
     costs = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
     solved = torch.tensor([[True, False, True], [False] * 3])
-    assert champion(costs, solved).tolist() == [2, 1]
+    assert cheapest(costs, solved).tolist() == [2, 1]
 
 
 def test_a_cost_that_is_nan_is_no_champion():
@@ -208,7 +208,7 @@ def test_a_cost_that_is_nan_is_no_champion():
     costs = torch.tensor([[nan, 1.0, 2.0], [3.0, nan, 2.0], [nan, nan, nan], [nan, 4.0, 1.0]])
     solved = torch.zeros(4, 3) > 0
     solved[3, :2] = True
-    assert champion(costs, solved)[[0, 1, 3]].tolist() == [1, 2, 1]
+    assert cheapest(costs, solved)[[0, 1, 3]].tolist() == [1, 2, 1]
 
 
 @pytest.mark.parametrize("strategy", ["rand1", "best1"])
@@ -240,8 +240,8 @@ def test_bad_input():
 def test_every_child_competes_in_every_class():
     archive = Archive.empty(3, torch.zeros(1, 2))
     first, second = torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 2.0], [3.0, 3.0]])
-    one = archive.compete(first, torch.tensor([[0.0, 5.0, 1.0]]))
-    two = one.compete(second, torch.tensor([[1.0, 4.0, 2.0], [2.0, 3.0, 1.5]]))
+    one = archive.add(first, torch.tensor([[0.0, 5.0, 1.0]]))
+    two = one.add(second, torch.tensor([[1.0, 4.0, 2.0], [2.0, 3.0, 1.5]]))
     assert one.genomes[:, 0].tolist() == [1, 1, 1]
     assert two.genomes[:, 0].tolist() == [3, 1, 2]
     assert two.scores.tolist() == [2, 5, 2]
@@ -253,12 +253,12 @@ def test_every_child_competes_in_every_class():
 def test_a_child_whose_score_is_nan_stops_nobody():
     archive = Archive.empty(2, torch.zeros(1, 1))
     scores = torch.tensor([[torch.nan, 7.0], [4.0, torch.nan], [5.0, 6.0]])
-    archive = archive.compete(torch.tensor([[1.0], [2.0], [3.0]]), scores)
+    archive = archive.add(torch.tensor([[1.0], [2.0], [3.0]]), scores)
     assert archive.scores.tolist() == [5, 7] and archive.genomes.flatten().tolist() == [3, 1]
 
 
 def test_rounding_makes_no_champion():
-    archive = Archive.empty(1, torch.zeros(1, 1)).compete(torch.ones(1, 1), torch.ones(1, 1))
-    rival = archive.compete(2 * torch.ones(1, 1), torch.tensor([[1 + 1e-6]]))
+    archive = Archive.empty(1, torch.zeros(1, 1)).add(torch.ones(1, 1), torch.ones(1, 1))
+    rival = archive.add(2 * torch.ones(1, 1), torch.tensor([[1 + 1e-6]]))
     assert rival.genomes.item() == 1
-    assert archive.compete(2 * torch.ones(1, 1), torch.tensor([[1.01]])).genomes.item() == 2
+    assert archive.add(2 * torch.ones(1, 1), torch.tensor([[1.01]])).genomes.item() == 2

@@ -22,8 +22,9 @@ from strategies import (
 
 from course_lib.attacks import fgsm
 from course_lib.evaluation import fooled
-from course_lib.gradients import cross_entropy, input_gradient, margin
-from course_lib.norms import NORMS, dual, norm
+from course_lib.gradients import input_gradient
+from course_lib.losses import cross_entropy, margin
+from course_lib.norms import NORMS, dual, lp_norm
 
 
 @PROPERTY
@@ -33,7 +34,7 @@ def test_inside_ball_and_box(eps, name, seed):
     x[0] = x[0].round()
     x_adv = fgsm(model, x, labels(model, x), eps=eps, norm=name)
     assert bool((x_adv >= 0).all()) and bool((x_adv <= 1).all())
-    assert bool((norm((x_adv - x).double(), name) <= eps + 1e-6).all())
+    assert bool((lp_norm((x_adv - x).double(), name) <= eps + 1e-6).all())
 
 
 def test_is_the_formula():
@@ -56,7 +57,7 @@ def test_gain_on_a_linear_model_is_eps_times_the_dual_norm(name, eps, targeted):
     w = weight[1 - y] - weight[y]
     with torch.no_grad():
         gain = margin(model(x_adv), y) - margin(model(x), y)
-    torch.testing.assert_close(gain, eps * norm(w, dual(name)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(gain, eps * lp_norm(w, dual(name)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["linf", "l1"])

@@ -11,7 +11,7 @@ from strategies import assert_untouched, convolutional, generator, images, trace
 from torch import Tensor, nn
 
 from course_lib import models
-from course_lib.fooling import CPPN, Direct, ascend, class_scores, confidence, evolve
+from course_lib.fooling import CPPN, Direct, class_scores, confidence, evolve, gradient_ascent
 
 SHAPE = (3, 6, 5)
 MODEL = convolutional()
@@ -278,8 +278,9 @@ def test_a_network_without_weights_can_be_fooled():
 
 @pytest.mark.parametrize("run", [
     lambda model, encoding: evolve(model, encoding, classes=4, generations=1),
-    lambda model, encoding: ascend(model, encoding, population(encoding), torch.arange(12) % 4),
-], ids=["evolve", "ascend"])
+    lambda model, encoding: gradient_ascent(model, encoding, population(encoding),
+                                            torch.arange(12) % 4),
+], ids=["evolve", "gradient_ascent"])
 def test_logits_with_rows_and_columns(run):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(ValueError, match=r"must return logits \[batch, classes\]"):
@@ -320,7 +321,7 @@ def test_ten_certain_digits(encoding):
 def test_the_ascent_climbs_and_keeps_its_best(encoding):
     genomes, target, seen = population(encoding, n=4), torch.tensor([0, 1, 2, 3]), []
     before = genomes.clone()
-    best, scores = ascend(MODEL, encoding, genomes, target, steps=20,
+    best, scores = gradient_ascent(MODEL, encoding, genomes, target, steps=20,
                           callback=lambda t, g, s: seen.append((g, s)))
     assert torch.equal(genomes, before) and len(seen) == 21
     torch.testing.assert_close(scores, torch.stack([s for _, s in seen]).amax(0))
@@ -334,7 +335,7 @@ def test_the_ascent_climbs_and_keeps_its_best(encoding):
 def test_the_ascent_of_a_cppn_keeps_its_graph():
     encoding = ENCODINGS["cppn"]
     genomes = population(encoding, n=4)
-    best, _ = ascend(MODEL, encoding, genomes, torch.tensor([0, 1, 2, 3]), steps=10)
+    best, _ = gradient_ascent(MODEL, encoding, genomes, torch.tensor([0, 1, 2, 3]), steps=10)
     assert torch.equal(best[:, :, 0], genomes[:, :, 0])
     assert not best[:, :, 1:][genomes[:, :, 1:] == 0].any()
     assert (best != genomes).any()
@@ -343,7 +344,7 @@ def test_the_ascent_of_a_cppn_keeps_its_graph():
 def test_grey_becomes_any_digit():
     model = models.load("mnist_cnn", "cpu")
     grey = torch.full((10, 1, 28, 28), 0.5)
-    _, scores = ascend(model, Direct((1, 28, 28)), grey, torch.arange(10))
+    _, scores = gradient_ascent(model, Direct((1, 28, 28)), grey, torch.arange(10))
     assert confidence(scores).min() > 0.999
 
 
@@ -352,7 +353,7 @@ def test_nothing_is_left_behind(encoding):
     model = unusual(convolutional())
     before = trace(model)
     evolved(encoding, model, generations=2)
-    ascend(model, encoding, population(encoding, n=1), torch.tensor([1]), steps=2)
+    gradient_ascent(model, encoding, population(encoding, n=1), torch.tensor([1]), steps=2)
     assert_untouched(model, before)
 
 
@@ -375,10 +376,11 @@ def test_bad_evolution(options, message):
 ], ids=["no class", "too many", "no step"])
 def test_bad_ascent(target, steps, message):
     with pytest.raises(ValueError, match=message):
-        ascend(MODEL, ENCODINGS["direct"], images(2), target, steps=steps)
+        gradient_ascent(MODEL, ENCODINGS["direct"], images(2), target, steps=steps)
 
 
 @pytest.mark.parametrize("step_size", [-0.05, math.nan, math.inf])
 def test_bad_steps_of_the_ascent(step_size):
     with pytest.raises(ValueError, match=r"step_size = .*: use a finite number >= 0"):
-        ascend(MODEL, ENCODINGS["direct"], images(2), torch.tensor([0, 1]), step_size=step_size)
+        gradient_ascent(MODEL, ENCODINGS["direct"], images(2), torch.tensor([0, 1]),
+                        step_size=step_size)

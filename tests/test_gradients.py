@@ -22,16 +22,9 @@ from strategies import (
 )
 from torch import nn
 
-from course_lib.gradients import (
-    attacking,
-    cross_entropy,
-    dlr,
-    input_gradient,
-    logits_and_gradient,
-    margin,
-    objective,
-)
-from course_lib.norms import climb
+from course_lib.gradients import frozen, input_gradient, logits_and_gradient
+from course_lib.losses import cross_entropy, dlr, margin, objective
+from course_lib.norms import steepest_step
 
 LOSSES = (cross_entropy, margin, dlr)
 
@@ -48,7 +41,7 @@ def smooth(classes: int = 4) -> nn.Module:
 
 def test_inside_the_model_is_in_eval_mode_and_frozen():
     model = unusual(convolutional())
-    with attacking(model) as lent:
+    with frozen(model) as lent:
         assert lent is model
         assert not any(module.training for module in model.modules())
         assert not any(p.requires_grad for p in model.parameters())
@@ -57,7 +50,7 @@ def test_inside_the_model_is_in_eval_mode_and_frozen():
 def test_everything_is_restored():
     model = unusual(convolutional())
     before = trace(model)
-    with attacking(model):
+    with frozen(model):
         model(images())
     assert_untouched(model, before)
 
@@ -65,7 +58,7 @@ def test_everything_is_restored():
 def test_everything_is_restored_after_an_exception():
     model = unusual(convolutional())
     before = trace(model)
-    with pytest.raises(KeyError), attacking(model):
+    with pytest.raises(KeyError), frozen(model):
         raise KeyError
     assert_untouched(model, before)
 
@@ -80,7 +73,7 @@ def test_everything_is_restored_when_eval_itself_fails():
     model = unusual(convolutional())
     model.append(Stubborn(4, 4))
     before = trace(model)
-    with pytest.raises(RuntimeError, match="no eval"), attacking(model):
+    with pytest.raises(RuntimeError, match="no eval"), frozen(model):
         pass
     assert_untouched(model, before)
 
@@ -88,8 +81,8 @@ def test_everything_is_restored_when_eval_itself_fails():
 def test_nested_use_restores_in_two_steps():
     model = unusual(convolutional())
     before = trace(model)
-    with attacking(model):
-        with attacking(model):
+    with frozen(model):
+        with frozen(model):
             pass
         assert not model.training and not model[1].weight.requires_grad
     assert_untouched(model, before)
@@ -99,7 +92,7 @@ def test_shared_layers_and_weights_are_restored():
     layer = nn.Linear(3, 3)
     model = nn.Sequential(layer, nn.Dropout(), layer).train()
     before = trace(model)
-    with attacking(model):
+    with frozen(model):
         assert not layer.weight.requires_grad
     assert_untouched(model, before)
 
@@ -175,7 +168,7 @@ def test_gradient_looks_like_the_images(dtype):
 
 def test_one_pass_gives_the_logits_and_the_gradient():
     model, x, y = convolutional(), images(), torch.tensor([0, 1, 2, 3, 0, 1])
-    with attacking(model):
+    with frozen(model):
         logits, gradient = logits_and_gradient(model, x, y)
         torch.testing.assert_close(logits, model(x))
     assert not logits.requires_grad
@@ -212,7 +205,7 @@ def test_a_later_infinite_gradient_does_not_take_the_whole_step():
     x = torch.tensor([[[[0.0, 0.5]]]])
     _, gradient = logits_and_gradient(Steep(), x, torch.tensor([1]), loss=margin)
     assert gradient.flatten().tolist() == [0.0, 1.0]
-    assert climb(x, gradient, 0.25, "l2").flatten().tolist() == [0.0, 0.75]
+    assert steepest_step(x, gradient, 0.25, "l2").flatten().tolist() == [0.0, 0.75]
 
 
 # --- losses -------------------------------------------------------------------------------------

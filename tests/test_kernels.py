@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from course_lib import ascent, datasets, kernels, models
+from course_lib import datasets, iterate, kernels, models
 from course_lib.attacks import ifgsm, mifgsm, pgd
 from course_lib.evaluation import fooled
 from course_lib.fooling import CPPN
@@ -175,7 +175,8 @@ def test_replayed_steps_fool_the_same_images(attack, name, early_stop, monkeypat
     flags = fooled(model, attack(model, x, y, **options), y)
     assert not recwarn.list, "captured, or this tests nothing"
     monkeypatch.setattr(launch, "AVAILABLE", False)
-    monkeypatch.setattr(ascent, "_replayed", lambda *given: ascent._stepwise(*given, callback=None))
+    monkeypatch.setattr(iterate, "_replayed",
+                        lambda *given: iterate._stepwise(*given, callback=None))
     expected = fooled(model, attack(model, x, y, **options), y)
     assert 0.05 < expected.float().mean() < 1 and (flags != expected).sum() <= 1
 

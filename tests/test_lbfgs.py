@@ -27,16 +27,16 @@ from torch import Tensor, nn
 
 from course_lib import gradients
 from course_lib.attacks import lbfgs
-from course_lib.attacks.lbfgs import any_other, next_c, sharpness, two_loop
+from course_lib.attacks.lbfgs import any_other, logit_scale, next_c, two_loop
 from course_lib.evaluation import fooled
-from course_lib.gradients import cross_entropy, margin
-from course_lib.norms import norm
+from course_lib.losses import cross_entropy, margin
+from course_lib.norms import lp_norm
 
 targeted = pytest.mark.parametrize("targeted", [False, True])
 
 
 def size(x_adv: Tensor, x: Tensor) -> Tensor:
-    return norm(x_adv - x, 2)
+    return lp_norm(x_adv - x, 2)
 
 
 def few(n: int = 20) -> tuple[nn.Module, Tensor, Tensor]:
@@ -143,13 +143,13 @@ def test_c_is_found_from_any_guess(border, guess):
     assert (high / low).log() < 1e-3
 
 
-def test_sharpness_makes_logits_decided():
+def test_logit_scale_makes_logits_decided():
     logits = torch.tensor([[0.3, 0.1, 0.0], [40.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    sharp = sharpness(logits, torch.zeros(3, dtype=torch.int64), None)
-    torch.testing.assert_close(margin(logits * sharp[:, None], torch.zeros(3, dtype=torch.int64)),
+    scale = logit_scale(logits, torch.zeros(3, dtype=torch.int64), None)
+    torch.testing.assert_close(margin(logits * scale[:, None], torch.zeros(3, dtype=torch.int64)),
                                torch.tensor([-10.0, -40.0, 0.0]))
-    assert sharp[1] == 1
-    assert sharp.isfinite().all()
+    assert scale[1] == 1
+    assert scale.isfinite().all()
 
 
 # --- against closed forms -----------------------------------------------------------------------

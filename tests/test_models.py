@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from course_lib import cards, datasets, evaluation, models
-from course_lib.gradients import attacking, input_gradient
+from course_lib.gradients import frozen, input_gradient
 
 SHIPPED = {"mnist_cnn": 0.98, "mnist_cnn_robust": 0.95, "mnist_allconv": 0.97, "mnist_mlp": 0.97}
 CIFAR = [name for name in models.names() if name.startswith("cifar")]
@@ -120,7 +120,7 @@ def test_being_attacked_leaves_no_trace(name):
     model = models.load(name, "cpu")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     x = torch.rand(2, *((1, 28, 28) if name == "mnist_cnn" else (3, 64, 64)))
-    with attacking(model):
+    with frozen(model):
         assert not any(parameter.requires_grad for parameter in model.parameters())
     input_gradient(model, x, torch.tensor([1, 2]))
     assert all(parameter.requires_grad for parameter in model.parameters())

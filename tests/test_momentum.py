@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from course_lib.attacks import fgsm, ifgsm, mifgsm
 from course_lib.attacks.momentum import momentum_step
-from course_lib.norms import NORMS, norm, steepest
+from course_lib.norms import NORMS, lp_norm, steepest_direction
 
 EPS = {"linf": 0.06, "l2": 0.35, "l1": 0.8}
 every_norm = pytest.mark.parametrize("name", NORMS)
@@ -105,7 +105,7 @@ def test_on_a_linear_model_momentum_points_where_the_gradient_does(name):
     model, x, y = linear(2), images(4, (1, 3, 4)) * 0.2 + 0.4, torch.tensor([0, 1, 0, 1])
     weight = model[1].weight.detach()
     x_adv = mifgsm(model, x, y, eps=0.1, steps=4, norm=name)
-    expected = 0.1 * steepest(weight[1 - y] - weight[y], name)
+    expected = 0.1 * steepest_direction(weight[1 - y] - weight[y], name)
     torch.testing.assert_close((x_adv - x).flatten(1), expected, rtol=0, atol=1e-6)
 
 
@@ -115,7 +115,7 @@ def test_the_result_stays_in_the_ball_for_any_mu(mu):
     for name in NORMS:
         x_adv = mifgsm(s.model, s.x, s.y, eps=EPS[name], norm=name, steps=20, mu=mu,
                        step_size=EPS[name])
-        assert norm((x_adv - s.x).double(), name).max() <= EPS[name] + 1e-6
+        assert lp_norm((x_adv - s.x).double(), name).max() <= EPS[name] + 1e-6
 
 
 def test_the_noise_of_an_image_without_gradient_is_not_spread():

@@ -23,12 +23,12 @@ from strategies import (
 from course_lib.norms import (
     NORMS,
     check_ball,
-    climb,
     dual,
-    norm,
+    lp_norm,
     project,
     project_box,
-    steepest,
+    steepest_direction,
+    steepest_step,
     uniform_ball,
 )
 
@@ -48,35 +48,35 @@ def by_definition(x: torch.Tensor, p: float) -> np.ndarray:
 @PROPERTY
 @given(batches(), st.sampled_from([0, 0.5, 1, 1.5, 2, 3, 10, math.inf]))
 def test_norm_is_its_formula(x, p):
-    assert norm(x, p).numpy() == pytest.approx(by_definition(x, p), rel=2e-6, abs=1e-30)
+    assert lp_norm(x, p).numpy() == pytest.approx(by_definition(x, p), rel=2e-6, abs=1e-30)
 
 
 @PROPERTY
 @given(batches(), TRUE_NORMS, st.sampled_from([-3.0, -1.0, 0.0, 0.25, 10.0]))
 def test_norm_axioms(x, p, factor):
     y = x.flip(1) + 0.5
-    size = norm(x, p)
-    assert bool((norm(x + y, p) <= (size + norm(y, p)) * (1 + 1e-5) + 1e-6).all())
-    torch.testing.assert_close(norm(factor * x, p), abs(factor) * size, rtol=1e-5, atol=1e-30)
+    size = lp_norm(x, p)
+    assert bool((lp_norm(x + y, p) <= (size + lp_norm(y, p)) * (1 + 1e-5) + 1e-6).all())
+    torch.testing.assert_close(lp_norm(factor * x, p), abs(factor) * size, rtol=1e-5, atol=1e-30)
     assert torch.equal(size == 0, (x == 0).all(1))
     assert bool((size >= 0).all())
 
 
 def test_below_one_the_triangle_inequality_fails():
     x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    assert norm(x, 0.5) == norm(y, 0.5) == 1
-    assert norm(x + y, 0.5) == pytest.approx(4.0)
+    assert lp_norm(x, 0.5) == lp_norm(y, 0.5) == 1
+    assert lp_norm(x + y, 0.5) == pytest.approx(4.0)
 
 
 def test_l0_is_not_homogeneous():
     x = torch.tensor([[0.0, 2.0, -1.0]])
-    assert norm(x, "l0") == norm(5 * x, 0) == 2
+    assert lp_norm(x, "l0") == lp_norm(5 * x, 0) == 2
 
 
 @PROPERTY
 @given(batches())
 def test_norm_falls_as_p_grows(x):
-    sizes = torch.stack([norm(x, p) for p in (0.5, 1, 1.5, 2, 4, 20, 400, math.inf)])
+    sizes = torch.stack([lp_norm(x, p) for p in (0.5, 1, 1.5, 2, 4, 20, 400, math.inf)])
     assert bool((sizes[:-1] >= sizes[1:] * (1 - 1e-5)).all())
 
 
@@ -85,32 +85,33 @@ def test_norm_falls_as_p_grows(x):
 def test_no_overflow_and_no_underflow(p, scale):
     x = torch.tensor([[3.0, -4.0, 0.0]]) * scale
     expected = 4 * (1 + 0.75**p) ** (1 / p)
-    assert norm(x, p).item() / scale == pytest.approx(expected, rel=1e-3 if scale < 1e-35 else 1e-5)
+    assert lp_norm(x, p).item() / scale == pytest.approx(
+        expected, rel=1e-3 if scale < 1e-35 else 1e-5)
 
 
 def test_norm_of_special_images():
     x = torch.tensor([[0.0, 0.0], [math.inf, 1.0], [math.nan, 1.0]])
     for p in (1, 2, 50, math.inf):
-        zero, infinite, undefined = norm(x, p)
+        zero, infinite, undefined = lp_norm(x, p)
         assert zero == 0 and infinite == math.inf and undefined.isnan()
 
 
 def test_norm_is_taken_per_image_over_all_other_dimensions():
     x = torch.ones(2, 3, 4, 5)
-    assert norm(x, 1).tolist() == [60, 60]
-    assert norm(x.double(), 2).dtype == torch.float64
+    assert lp_norm(x, 1).tolist() == [60, 60]
+    assert lp_norm(x.double(), 2).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name, p", [("linf", math.inf), ("l2", 2), ("l1", 1), ("l0", 0)])
 def test_names_stand_for_numbers(name, p):
     x = images(3, (4,)) - 0.5
-    assert torch.equal(norm(x, name), norm(x, p))
+    assert torch.equal(lp_norm(x, name), lp_norm(x, p))
 
 
 @pytest.mark.parametrize("p", [-1, -0.1, math.nan, "l3", "L2"])
 def test_bad_exponents_are_named(p):
     with pytest.raises(ValueError, match=r"needs? p >= 0|unknown norm"):
-        norm(torch.ones(1, 2), p)
+        lp_norm(torch.ones(1, 2), p)
 
 
 # --- dual norms ---------------------------------------------------------------------------------
@@ -128,7 +129,8 @@ def test_dual_of_the_dual(p):
 @given(batches(), TRUE_NORMS)
 def test_hoelder(g, p):
     r = g.roll(1, 1) - 0.3
-    assert bool(((g * r).sum(1).abs() <= norm(g, dual(p)) * norm(r, p) * (1 + 1e-5) + 1e-5).all())
+    bound = lp_norm(g, dual(p)) * lp_norm(r, p) * (1 + 1e-5) + 1e-5
+    assert bool(((g * r).sum(1).abs() <= bound).all())
 
 
 @pytest.mark.parametrize("p", [0, 0.5, "l0"])
@@ -170,9 +172,9 @@ def test_projection_is_the_reference(delta, eps, name):
 @given(batches(), radii, norms)
 def test_projection_is_feasible_and_idempotent(delta, eps, name):
     once = project(delta, eps, name)
-    assert bool((norm(once.double(), name) <= eps * (1 + 2e-7)).all())
+    assert bool((lp_norm(once.double(), name) <= eps * (1 + 2e-7)).all())
     torch.testing.assert_close(project(once, eps, name), once, rtol=1e-6, atol=1e-7)
-    inside = norm(delta.double(), name) <= eps
+    inside = lp_norm(delta.double(), name) <= eps
     assert torch.equal(once[inside], delta[inside]), "a point of the ball must stay where it is"
 
 
@@ -184,7 +186,7 @@ def test_no_point_of_the_ball_is_nearer(delta, eps, name, seed):
     others = uniform_ball((50 * len(delta), delta.shape[1]), eps, name, generator(seed)).double()
     others = others.view(50, *delta.shape)
     # The far points of the ball matter most: stretch each one to the boundary.
-    others = others * (eps / norm(others.flatten(0, 1), name).clamp_min(1e-9)).view(50, -1, 1)
+    others = others * (eps / lp_norm(others.flatten(0, 1), name).clamp_min(1e-9)).view(50, -1, 1)
     product = ((delta.double() - nearest) * (others - nearest)).sum(2)
     assert product.max() <= 1e-5 * (1 + delta.abs().max())
 
@@ -197,8 +199,8 @@ def test_projection_keeps_its_promise_on_a_photograph(name, eps, kind):
     delta = {"random": images(1, (3, 224, 224)), "equal": torch.ones(1, 3, 224, 224),
              "one": torch.zeros(1, 3, 224, 224)}[kind].clone()
     delta[0, 0, 0, 0] = 70.0 if kind == "one" else 1.0
-    length = norm(project(delta, eps, name).double(), name).item()
-    assert length == pytest.approx(min(eps, norm(delta.double(), name).item()), rel=2e-7)
+    length = lp_norm(project(delta, eps, name).double(), name).item()
+    assert length == pytest.approx(min(eps, lp_norm(delta.double(), name).item()), rel=2e-7)
 
 
 def test_l1_projection_is_no_rescaling():
@@ -212,8 +214,8 @@ def test_projection_of_extreme_entries(name):
     large = 1e6 if name == "l1" else 1e30
     delta = torch.tensor([[large, -large], [1e-40, 0.0], [0.0, 0.0]])
     p = project(delta, 0.5, name)
-    assert bool(p.isfinite().all()) and bool((norm(p, name) <= 0.5 + 1e-6).all())
-    assert norm(p, name)[0] == pytest.approx(0.5)
+    assert bool(p.isfinite().all()) and bool((lp_norm(p, name) <= 0.5 + 1e-6).all())
+    assert lp_norm(p, name)[0] == pytest.approx(0.5)
     assert torch.equal(p[1:], delta[1:])
 
 
@@ -223,7 +225,7 @@ def test_project_box_is_feasible(pair, eps, name):
     x, x_new = pair
     x_adv = project_box(x_new, x, eps, name)
     assert bool((x_adv >= 0).all()) and bool((x_adv <= 1).all())
-    assert bool((norm((x_adv - x).double(), name) <= eps + 1e-6).all())
+    assert bool((lp_norm((x_adv - x).double(), name) <= eps + 1e-6).all())
     again = project_box(x_adv, x, eps, name)
     torch.testing.assert_close(again, x_adv, rtol=1e-6, atol=1e-6)
 
@@ -259,7 +261,7 @@ def test_bad_radii_are_named(eps, name):
 def test_unknown_norms_are_named(name):
     x = torch.zeros(1, 2)
     for call in (lambda: project(x, 1, name), lambda: project_box(x, x, 1, name),
-                 lambda: steepest(x, name), lambda: climb(x, x, 1, name),
+                 lambda: steepest_direction(x, name), lambda: steepest_step(x, x, 1, name),
                  lambda: uniform_ball((1, 2), 1, name, generator())):
         with pytest.raises(ValueError, match="use one of 'linf', 'l2', 'l1'"):
             call()
@@ -272,22 +274,22 @@ def test_unknown_norms_are_named(name):
 @given(batches(), norms, st.sampled_from([1e-40, 1e-30, 1e-6, 1.0, 1e10, 1e37]))
 def test_steepest_attains_the_dual_norm(g, name, scale):
     g = g * scale
-    d = steepest(g, name)
+    d = steepest_direction(g, name)
     assert bool(d.isfinite().all())
     zero = (g == 0).all(1)
     assert bool((d[zero] == 0).all()), "a zero gradient gives a zero direction"
-    assert norm(d[~zero].double(), name).numpy() == pytest.approx(1, rel=1e-6)
+    assert lp_norm(d[~zero].double(), name).numpy() == pytest.approx(1, rel=1e-6)
     gain = (g.double() * d.double()).sum(1)
-    assert gain.numpy() == pytest.approx(norm(g.double(), dual(name)).numpy(), rel=1e-5)
+    assert gain.numpy() == pytest.approx(lp_norm(g.double(), dual(name)).numpy(), rel=1e-5)
 
 
 @PROPERTY
 @given(batches(), norms)
 def test_steepest_ignores_companions_and_scale(g, name):
-    d = steepest(g, name)
-    assert torch.equal(d, torch.cat([steepest(row[None], name) for row in g]))
-    assert torch.equal(d, steepest(4 * g, name))
-    assert d.shape == steepest(g.view(len(g), 1, -1, 1), name).flatten(1).shape
+    d = steepest_direction(g, name)
+    assert torch.equal(d, torch.cat([steepest_direction(row[None], name) for row in g]))
+    assert torch.equal(d, steepest_direction(4 * g, name))
+    assert d.shape == steepest_direction(g.view(len(g), 1, -1, 1), name).flatten(1).shape
 
 
 # --- climb --------------------------------------------------------------------------------------
@@ -297,20 +299,20 @@ def test_steepest_ignores_companions_and_scale(g, name):
 @given(batches(0.0, 1.0), norms, st.sampled_from([0.0, 0.1, 0.7, 3.0]), st.integers(0, 9))
 def test_climb_is_a_step_of_its_size(x, name, size, seed):
     g = torch.randn(x.shape, generator=generator(seed))
-    step = (climb(x, g, size, name) - x).double()
-    assert bool((norm(step, name) <= size + 1e-6).all())
+    step = (steepest_step(x, g, size, name) - x).double()
+    assert bool((lp_norm(step, name) <= size + 1e-6).all())
     assert bool((step * g >= -1e-7).all())
     if name == "l1":
         moved = x + step
         assert bool((moved >= -1e-7).all()) and bool((moved <= 1 + 1e-7).all())
     else:
-        assert torch.equal(climb(x, g, size, name), x + size * steepest(g, name))
+        assert torch.equal(steepest_step(x, g, size, name), x + size * steepest_direction(g, name))
 
 
 @pytest.mark.parametrize("size", [0.05, 0.4])
 def test_climb_in_l1_is_steepest_as_long_as_the_box_is_far(size):
     x, g = torch.full((5, 1, 3, 3), 0.5), torch.randn(5, 1, 3, 3, generator=generator())
-    assert torch.equal(climb(x, g, size, "l1"), x + size * steepest(g, "l1"))
+    assert torch.equal(steepest_step(x, g, size, "l1"), x + size * steepest_direction(g, "l1"))
 
 
 @pytest.mark.parametrize("size", [0.2, 1.0, 2.5, 20.0])
@@ -324,7 +326,7 @@ def test_climb_in_l1_is_the_optimum_of_ball_and_box(size, seed):
     c = np.concatenate([-g.double(), g.double()])
     room = [(0, 1 - v) for v in x.double().tolist()] + [(0, v) for v in x.double().tolist()]
     best = optimize.linprog(c, A_ub=np.ones((1, 16)), b_ub=[size], bounds=room)
-    step = climb(x[None], g[None], size, "l1")[0] - x
+    step = steepest_step(x[None], g[None], size, "l1")[0] - x
     assert (step * g).sum().item() == pytest.approx(-best.fun, abs=1e-5)
 
 
@@ -332,20 +334,20 @@ def test_climb_in_l1_is_the_optimum_of_ball_and_box(size, seed):
 def test_climb_in_l1_can_spread_over_more_pixels(share):
     x, g = images(5, (1, 4, 5)), torch.randn(5, 1, 4, 5, generator=generator())
     for size in (0.8, 1.5):
-        step = climb(x, g, size, "l1", share) - x
-        assert norm(step, "linf").max() <= share * min(size, 1) + 1e-6
-        assert norm(step, "l1").numpy() == pytest.approx(size, abs=1e-5)
+        step = steepest_step(x, g, size, "l1", share) - x
+        assert lp_norm(step, "linf").max() <= share * min(size, 1) + 1e-6
+        assert lp_norm(step, "l1").numpy() == pytest.approx(size, abs=1e-5)
 
 
 def test_climb_in_l1_does_not_spread_a_tiny_step():
     x, g = 0.5 * torch.ones(1, 1, 4, 5), torch.randn(1, 1, 4, 5, generator=generator())
-    assert torch.equal(climb(x, g, 0.08, "l1", 0.25), climb(x, g, 0.08, "l1"))
+    assert torch.equal(steepest_step(x, g, 0.08, "l1", 0.25), steepest_step(x, g, 0.08, "l1"))
 
 
 def test_climb_with_a_zero_gradient_stays():
     x = images(2, (1, 3, 3))
     for name in NORMS:
-        assert torch.equal(climb(x, torch.zeros_like(x), 0.7, name), x)
+        assert torch.equal(steepest_step(x, torch.zeros_like(x), 0.7, name), x)
 
 
 # --- uniform points -----------------------------------------------------------------------------
@@ -356,7 +358,7 @@ def test_climb_with_a_zero_gradient_stays():
 def test_uniform_points_have_the_right_radius(name, d):
     """The ball of radius t holds the share t^d of the unit ball, so (||r|| / eps)^d is uniform."""
     r = uniform_ball((3000, d), 0.7, name, generator(d))
-    radius = norm(r.double(), name) / 0.7
+    radius = lp_norm(r.double(), name) / 0.7
     assert radius.max() <= 1 + 1e-6
     assert stats.kstest((radius**d).numpy(), "uniform").pvalue > 1e-3
 
@@ -383,7 +385,7 @@ def test_uniform_points_have_the_right_marginals(name, d):
 def test_uniform_points_lie_in_the_ball(n, d, eps, name, seed):
     r = uniform_ball((n, 1, d, 2), eps, name, generator(seed))
     assert r.shape == (n, 1, d, 2) and r.dtype == torch.float32
-    assert bool((norm(r.double(), name) <= eps * (1 + 1e-6)).all())
+    assert bool((lp_norm(r.double(), name) <= eps * (1 + 1e-6)).all())
 
 
 @pytest.mark.parametrize("name", NORMS)

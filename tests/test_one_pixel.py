@@ -18,7 +18,8 @@ from strategies import (
 from torch import Tensor, nn
 
 from course_lib.attacks import one_pixel
-from course_lib.attacks.one_pixel import corner_search, log_odds, paint, search
+from course_lib.attacks.one_pixel import corner_search, paint, search
+from course_lib.losses import log_odds
 
 MODEL, X = convolutional(), images(5)
 Y = labels(MODEL, X)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from strategies import Counting, convolutional, generator, images, labels, linear, trained
 
-from course_lib.ascent import ascend
 from course_lib.attacks import fgsm, ifgsm, pgd
 from course_lib.attacks.pgd import gradient_step
 from course_lib.evaluation import fooled
-from course_lib.gradients import input_gradient, margin
-from course_lib.norms import NORMS, dual, norm, project_box, uniform_ball
+from course_lib.gradients import input_gradient
+from course_lib.iterate import iterate
+from course_lib.losses import margin
+from course_lib.norms import NORMS, dual, lp_norm, project_box, uniform_ball
 
 EPS = {"linf": 0.06, "l2": 0.35, "l1": 0.8}
 every_norm = pytest.mark.parametrize("name", NORMS)
@@ -62,7 +63,7 @@ def test_many_steps_on_a_linear_model_gain_what_one_can(name, steps):
     weight = model[1].weight.detach()
     with torch.no_grad():
         gain = margin(model(x_adv), y) - margin(model(x), y)
-    expected = 0.2 * norm(weight[1 - y] - weight[y], dual(name))
+    expected = 0.2 * lp_norm(weight[1 - y] - weight[y], dual(name))
     torch.testing.assert_close(gain, expected, rtol=0, atol=1e-5)
 
 
@@ -99,7 +100,7 @@ def test_restarts_are_runs_with_the_next_noise_where_the_last_ones_failed(name, 
     s, eps, source = trained(), EPS[name], generator(3)
     expected = done = None
     for _ in range(3):
-        run = ascend(s.model, s.x, s.y, start=start(s.x, eps, name, source),
+        run = iterate(s.model, s.x, s.y, start=start(s.x, eps, name, source),
                      sizes=[eps / 3] * 3, update=gradient_step(eps, name, 0.25),
                      early_stop=early_stop)
         if expected is None:
@@ -159,5 +160,5 @@ def test_an_l1_step_is_not_lost_in_the_box(name):
     model, x = convolutional(), images(6, (3, 8, 8)).round()
     y, eps = labels(model, x), {"linf": 0.1, "l2": 1.0, "l1": 6.0}[name]
     x_adv = pgd(model, x, y, eps=eps, norm=name, steps=10, generator=generator())
-    used = norm(x_adv - x, name) / eps
+    used = lp_norm(x_adv - x, name) / eps
     assert used.min() > (0.5 if name == "l2" else 0.9)

@@ -44,16 +44,16 @@ def every_figure() -> dict[str, Figure]:
     return {
         "images": plots.images(PHOTOS, CAPTIONS, title=TITLE),
         "bare images": plots.images(DIGITS, title=TITLE, columns=3),
-        "one attack": plots.attack_rows(PHOTOS[:1], PHOTOS[:1], ["a"], ["b"], title=TITLE),
-        "attacks": plots.attack_rows(DIGITS, DIGITS, CAPTIONS, CAPTIONS, amplify=3, title=TITLE),
+        "one attack": plots.compare_images(PHOTOS[:1], PHOTOS[:1], ["a"], ["b"], title=TITLE),
+        "attacks": plots.compare_images(DIGITS, DIGITS, CAPTIONS, CAPTIONS, amplify=3, title=TITLE),
         "curves": plots.curves([1, 10], {"one": [1, 2], "two": [3, 1]}, title=TITLE, logx=True),
         "accuracy": plots.accuracy_curve(torch.arange(3), {"FGSM": [90, 9, 1.0]}, title=TITLE),
         "bars": plots.bars(["x", "y"], {"a": [1, 2], "b": [3, 4]}, title=TITLE, xlabel="in %"),
         "heatmap": plots.heatmap(torch.eye(3), list("abc"), list("def"), title=TITLE),
         "plane": plots.loss_plane(line, line, torch.rand(9, 9, generator=DRAW), title=TITLE,
                                   path=torch.tensor([[0.0, 0.0], [0.5, 0.5]])),
-        "attack plane": plots.attack_plane(
-            plots.Plane.through(DIGITS[0], DIGITS[1], DIGITS[2]),
+        "attack plane": plots.loss_landscape(
+            plots.ImagePlane.through(DIGITS[0], DIGITS[1], DIGITS[2]),
             lambda images: images.flatten(1).mean(1) - 0.5, eps=0.5, title=TITLE,
             reach=torch.tensor([[0.0, 0.0], [4.0, 3.0]]), marks={"FGSM": torch.tensor([4.0, 0])},
             path=torch.tensor([[0.0, 0.0], [2.0, 3.0]])),
@@ -69,7 +69,7 @@ def every_figure() -> dict[str, Figure]:
 
 
 def test_a_plane_goes_through_its_three_images():
-    plane = plots.Plane.through(*DIGITS[:3])
+    plane = plots.ImagePlane.through(*DIGITS[:3])
     points = plane.coordinates(DIGITS[:3])
     torch.testing.assert_close(plane.images(points), DIGITS[:3])
     torch.testing.assert_close(points[0], torch.zeros(2))
@@ -113,8 +113,8 @@ def test_names_carry_class_confidence_and_mark():
 
 def test_attack_rows_say_by_how_much_they_amplify():
     moved = (DIGITS + 0.02).clamp(0, 1)
-    assert "× 20" in texts(plots.attack_rows(DIGITS, moved, CAPTIONS, CAPTIONS))
-    assert "× 7" in texts(plots.attack_rows(DIGITS[:1], moved[:1], ["a"], ["b"], amplify=7))
+    assert "× 20" in texts(plots.compare_images(DIGITS, moved, CAPTIONS, CAPTIONS))
+    assert "× 7" in texts(plots.compare_images(DIGITS[:1], moved[:1], ["a"], ["b"], amplify=7))
 
 
 def test_amplification_of_nothing_and_of_everything():

@@ -17,13 +17,13 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "course_lib"
 # Who may import whom: each module only what stands above it.
-ORDER = ["runtime", "norms", "kernels", "gradients", "ascent", "evolution", "attacks", "models",
-         "datasets", "scenes", "passages", "evaluation", "smoothing", "fooling", "cards",
+ORDER = ["runtime", "norms", "losses", "kernels", "gradients", "iterate", "evolution", "attacks",
+         "models", "datasets", "scenes", "passages", "evaluation", "smoothing", "fooling", "cards",
          "distributed", "training", "segmentation", "detection", "reading", "plots", "widgets",
          "questions", "exercises", "outputs", "pages", "run", "editions", "site", "everywhere"]
 # plots draws tensors: it knows norms and data, but no attack and no judge.
-FORBIDDEN = {"plots": {"attacks", "evaluation", "smoothing", "training", "widgets", "ascent"},
-             "norms": {"runtime"}, "gradients": {"norms"}}
+FORBIDDEN = {"plots": {"attacks", "evaluation", "smoothing", "training", "widgets", "iterate"},
+             "norms": {"runtime"}, "losses": {"runtime", "norms"}, "gradients": {"norms"}}
 
 
 def imported(source: str) -> set[str]:
@@ -55,7 +55,7 @@ def test_imports_point_one_way(path):
 
 def test_a_wrong_import_is_found():
     assert misplaced("norms", "from course_lib.attacks import pgd") == {"attacks"}
-    assert misplaced("ascent", "from course_lib import plots, norms") == {"plots"}
+    assert misplaced("iterate", "from course_lib import plots, norms") == {"plots"}
 
 
 @pytest.mark.slow

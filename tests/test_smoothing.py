@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from course_lib import evaluation, smoothing
 from course_lib.attacks import pgd
 from course_lib.exercises.diagnoses import Watching
-from course_lib.norms import norm
+from course_lib.norms import lp_norm
 from course_lib.smoothing import ABSTAIN, Certificates, certified_accuracy, certify, lower_bound
 
 SIGMA = 0.4
@@ -173,7 +173,7 @@ def attacked():
         x_adv = torch.cat([
             pgd(net, x[i:i + 1], found.labels[i:i + 1], eps=scale * found.radii[i].item(),
                 norm="l2", steps=20) for i in torch.nonzero(good).flatten().tolist()])
-        sizes = norm(x_adv - x[good], "l2") / found.radii[good]
+        sizes = lp_norm(x_adv - x[good], "l2") / found.radii[good]
         assert 0.5 * scale < sizes.median() <= scale * 1.001
         return certify(small.model, x_adv, sigma=SIGMA, generator=generator(9)).labels
 

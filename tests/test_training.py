@@ -117,7 +117,7 @@ def test_the_inner_maximum_stays_in_its_ball_and_raises_the_loss(digits, method,
     model, x, y = small().train(), digits.x[:40], digits.y[:40]
     eps = 0.1 if norm == "linf" else 2.0
     x_adv = inner_maximum(model, x, y, method, eps=eps, steps=3, norm=norm, seed=0)
-    size = float(norms.norm(x_adv - x, norm).max())
+    size = float(norms.lp_norm(x_adv - x, norm).max())
     assert float(x_adv.min()) >= 0 and float(x_adv.max()) <= 1
     assert all(p.requires_grad and p.grad is None for p in model.parameters()) and model.training
     if method == "standard":
@@ -192,9 +192,9 @@ def test_free_training_steps_from_the_image(norm, eps):
     training.fit(model, images, method="free", norm=norm, eps=eps, epochs=10, steps=4, lr=1e-9,
                  generator=generator(0))
     towards = (weight[0] - weight[1]).view_as(x)  # what raises the loss of class 1
-    best = norms.climb(x, towards, eps, norm).clamp(0, 1)
+    best = norms.steepest_step(x, towards, eps, norm).clamp(0, 1)
     torch.testing.assert_close(seen[-3].view_as(x), best, rtol=0, atol=1e-5)
-    assert norms.norm(best - x, norm) > 0.9 * eps or norm == "l2"
+    assert norms.lp_norm(best - x, norm) > 0.9 * eps or norm == "l2"
 
 
 def test_trades_pays_for_disagreement_with_its_own_clean_prediction():

@@ -11,20 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import runtime
-from course_lib.ascent import is_fooled
 from course_lib.gradients import (
-    Loss,
-    attacking,
     check_finite,
     check_images,
     check_logits,
-    cross_entropy,
-    dlr,
     forward,
+    frozen,
     logits_and_gradient,
-    objective,
 )
-from course_lib.norms import check_ball, project_box, steepest, uniform_ball
+from course_lib.losses import Loss, cross_entropy, dlr, is_adversarial, objective, other_logits
+from course_lib.norms import check_ball, project_box, steepest_direction, uniform_ball
 
 _RISES = 0.75  # the share of steps between two reviews that has to raise the loss
 _TURN = 0.75  # how much of a move is the gradient's; the rest goes on as the last move went
@@ -78,10 +74,10 @@ def apgd_targeted(
     if targets < 1:
         raise ValueError(f"targets = {targets}: aim at one class at least")
     check_images(model, x, y)
-    with attacking(model):
+    with frozen(model):
         logits = forward(model, x)
     check_logits(logits, y)
-    likely = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
+    likely = other_logits(logits, y).argsort(1, descending=True)[:, :-1]
     return _runs(model, x, y, likely[:, :targets].unbind(1), eps=eps, steps=steps, norm=norm,
                  loss=dlr, any_class=True, generator=generator)
 
@@ -163,12 +159,12 @@ class _Search:
         found, fooled = s.x_t.clone(), torch.zeros_like(s.halved)
         active = torch.arange(len(s.y), device=s.y.device)
         finite = torch.ones((), dtype=torch.bool, device=s.y.device)
-        with attacking(model):
+        with frozen(model):
             for t in range(steps + 1):
                 logits, gradient = logits_and_gradient(model, s.x_t, s.y, s.target, loss,
                                                        check=t == 0)
                 finite = finite & logits.isfinite().all()
-                hit = is_fooled(logits, s.y, None if any_class else s.target)
+                hit = is_adversarial(logits, s.y, None if any_class else s.target)
                 if bool(hit.any()):
                     found[active[hit]], fooled[active[hit]] = s.x_t[hit], True
                     s, active = s.keep(~hit), active[~hit]
@@ -203,7 +199,7 @@ class _Search:
         return torch.where(_wide(self.halved), self.best_gradient, gradient)
 
     def move(self, gradient: Tensor, eps: float, norm: str, turn: float) -> None:
-        ahead = self.x_t + _wide(self.step) * steepest(gradient, norm)
+        ahead = self.x_t + _wide(self.step) * steepest_direction(gradient, norm)
         z = project_box(ahead, self.x, eps, norm)
         moved = self.x_t + turn * (z - self.x_t) + (1 - turn) * (self.x_t - self.before)
         self.before, self.x_t = self.x_t, project_box(moved, self.x, eps, norm)

@@ -5,16 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from course_lib.ascent import Callback
-from course_lib.gradients import (
-    attacking,
-    check_classes,
-    check_finite,
-    check_images,
-    check_step_size,
-    margin,
-    objective,
-)
+from course_lib.gradients import check_classes, check_finite, check_images, check_step_size, frozen
+from course_lib.iterate import Callback
+from course_lib.losses import goal_margin
 from course_lib.norms import check_ball, project_box
 
 
@@ -61,7 +54,7 @@ def dag(
             raise ValueError(f"target has the shape {tuple(target.shape)}, the mask "
                              f"{tuple(mask.shape)}: give a target for each label of the mask")
     x = x_t = x.detach()
-    with attacking(model):
+    with frozen(model):
         for t in range(steps):
             if callback:
                 callback(t, x_t)
@@ -90,7 +83,7 @@ def dense_gradient(
         _check_dense(logits.detach(), mask, target)
         named = logits.argmax(1)
         left = named == mask if target is None else named != target
-        margins = objective(logits, mask, target, margin)
+        margins = goal_margin(logits, mask, target)
         (gradient,) = torch.autograd.grad((margins * left).sum(), x)
     return gradient, left
 

@@ -9,15 +9,14 @@ from torch import Tensor, nn
 
 from course_lib.attacks.lbfgs import clearly_fooled
 from course_lib.gradients import (
-    Loss,
-    attacking,
     check_finite,
     check_images,
     check_step_size,
-    cross_entropy,
+    frozen,
     logits_and_gradient,
 )
-from course_lib.norms import norm, steepest
+from course_lib.losses import Loss, cross_entropy
+from course_lib.norms import lp_norm, steepest_direction
 
 LAST = 0.01          # the last step's length, as a share of the first's
 
@@ -61,18 +60,18 @@ def ddn(
     clean, least = x.detach(), x.new_full((len(x), 1, 1, 1), torch.inf)
     x_t, best, length = clean, clean, torch.full_like(least, radius)
     finite = torch.ones_like(y, dtype=torch.bool)
-    with attacking(model):
+    with frozen(model):
         for t in range(steps + 1):                          # the last pass judges the last step
             logits, gradient = logits_and_gradient(model, x_t, y, target, loss, check=t == 0)
             finite &= logits.isfinite().all(1)
             hit = clearly_fooled(logits, y, target).view(least.shape)
-            size = norm(x_t - clean, 2).view(least.shape)
+            size = lp_norm(x_t - clean, 2).view(least.shape)
             # Nothing has been found yet: the last point stands in.
             best = torch.where(hit & (size < least) | least.isinf(), x_t, best)
             least = torch.where(hit, least.minimum(size), least)
             alpha = step_size * (LAST + (1 - LAST) * (1 + math.cos(math.pi * t / steps)) / 2)
-            r = x_t - clean + alpha * steepest(gradient, "l2")
+            r = x_t - clean + alpha * steepest_direction(gradient, "l2")
             length = length * torch.where(hit, 1 - gamma, 1 + gamma)
-            x_t = (clean + length * steepest(r, "l2")).clamp(0, 1)
+            x_t = (clean + length * steepest_direction(r, "l2")).clamp(0, 1)
     check_finite(finite)
     return best.clone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from course_lib.gradients import input_gradient
-from course_lib.norms import check_ball, climb, project_box
+from course_lib.norms import check_ball, project_box, steepest_step
 
 
 def fgsm(
@@ -18,8 +18,8 @@ def fgsm(
         targeted    x' = x - eps * sign(grad_x L(theta, x, y_t))
 
     then clamped to [0, 1]. For l2 and l1 the sign gives way to the steepest direction of that
-    norm (`course_lib.norms.climb`). On a linear model the step is optimal: as long as the box is
-    not in its way, the loss rises by eps times the dual norm of the gradient.
+    norm (`course_lib.norms.steepest_step`). On a linear model the step is optimal: as long as the
+    box is not in its way, the loss rises by eps times the dual norm of the gradient.
 
     Shape: x [n, channels, rows, columns] in [0, 1]; y, target [n] int64 -> like x.
     eps: in pixel units, 8/255 means eight grey levels.
@@ -35,4 +35,4 @@ def fgsm(
     check_ball(eps, norm)
     gradient = input_gradient(model, x, y, target=target)
     x = x.detach()
-    return project_box(climb(x, gradient, eps, norm), x, eps, norm)
+    return project_box(steepest_step(x, gradient, eps, norm), x, eps, norm)

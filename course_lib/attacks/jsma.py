@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.gradients import (
-    attacking,
     check_finite,
     check_images,
     check_outputs,
     finite_or_zero,
+    frozen,
     in_parts,
 )
+from course_lib.losses import other_logits
 
 # How many image entries go through the model at once, and how many pairs are compared at once.
 _ENTRIES, _PAIRS = 2**20, 2**22
@@ -61,7 +62,7 @@ def jsma(
         raise ValueError(f"unknown others={others!r}: use one of {', '.join(_OTHERS)}")
     most = int(max_fraction * x[0].numel() + 1e-6)  # int(0.29 * 100) is 28
     size = max(1, _ENTRIES // x[0].numel())
-    with attacking(model):
+    with frozen(model):
         check_outputs(model, x, y, target)
         return torch.cat([
             _attack(model, part, t, theta, most, others)
@@ -105,7 +106,7 @@ def _forward_derivative(
         if others == "all":
             rest = logits.sum(1, keepdim=True) - chosen
         else:
-            rest = logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
+            rest = other_logits(logits, target).logsumexp(1)
         (a,) = torch.autograd.grad(chosen.sum(), x, retain_graph=True)
         (b,) = torch.autograd.grad(rest.sum(), x)
     return logits.detach(), finite_or_zero(a), finite_or_zero(b)

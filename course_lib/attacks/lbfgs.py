@@ -15,15 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.gradients import (
-    attacking,
-    check_finite,
-    check_images,
-    cross_entropy,
-    logits_and_gradient,
-    margin,
-    objective,
-)
+from course_lib.gradients import check_finite, check_images, frozen, logits_and_gradient
+from course_lib.losses import cross_entropy, goal_margin, log_odds, objective
 
 HISTORY = 5          # pairs (s, y) that stand in for the Hessian; 3 to 20 are usual
 FACTOR = 4.0         # how far c jumps while one end of its bracket is open
@@ -31,7 +24,7 @@ DECREASE = 1e-3      # a minimum: a step gains less than this share of c * ||r||
 SHORTEST = 1e-2      # or no step of this length lowers the objective at all
 ARMIJO = 1e-4        # a step is good when the objective falls by this share of the slope's promise
 CLEAR = 1e-5         # a margin, in units of the largest logit, that rounding cannot undo
-DECIDED = 10.0       # logits of an undecided network are scaled up to this margin, see `sharpness`
+DECIDED = 10.0       # logits of an undecided network grow to this margin, see `logit_scale`
 
 Pair = tuple[Tensor, Tensor]
 
@@ -70,7 +63,7 @@ def lbfgs(
     clean = x.detach().flatten(1)
     result = clean.clone()
     pairs: deque[Pair] = deque(maxlen=HISTORY)
-    with attacking(rows):
+    with frozen(rows):
         search = start(rows, clean, y, target)
         while len(search.x):
             pairs.append(step(rows, search, pairs))
@@ -96,8 +89,7 @@ def any_other(logits: Tensor, y: Tensor) -> Tensor:
     >>> any_other(torch.zeros(1, 2), torch.tensor([0]))
     tensor([-0.6931])
     """
-    others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
-    return -F.softplus(logits.gather(1, y[:, None]).squeeze(1) - others)
+    return -F.softplus(log_odds(logits, y))
 
 
 def two_loop(gradient: Tensor, pairs: Iterable[Pair], scale: Tensor) -> Tensor:
@@ -162,7 +154,7 @@ class Search:
     loss: Tensor             # L,
     gradient: Tensor         # its gradient,
     hit: Tensor              # and whether the goal is reached
-    sharp: Tensor            # what its logits are multiplied by in L
+    scale: Tensor            # what its logits are multiplied by in L
     c: Tensor
     low: Tensor              # the largest c that succeeded, or 0
     high: Tensor             # the smallest c that failed, or inf
@@ -186,14 +178,14 @@ def start(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> Sear
     objective at c = ||g||^2 / 4L, and reach it.
     """
     logits, _ = logits_and_gradient(model, x, y, target, check=True)
-    sharp = sharpness(logits, y, target)
-    loss, gradient, hit = evaluate(model, x, y, target, sharp)
+    scale = logit_scale(logits, y, target)
+    loss, gradient, hit = evaluate(model, x, y, target, scale)
     zero, one = torch.zeros_like(loss), torch.ones_like(loss)
     tiny = torch.finfo(x.dtype).tiny ** 0.5
     c = (dot(gradient, gradient) / (4 * loss).clamp_min(tiny)).clamp_min(tiny)
     return Search(
         index=torch.arange(len(x), device=x.device), x=x, y=y, target=target, x_t=x, loss=loss,
-        gradient=gradient, hit=hit, sharp=sharp, c=c, low=zero, high=torch.inf * one, tried=zero,
+        gradient=gradient, hit=hit, scale=scale, c=c, low=zero, high=torch.inf * one, tried=zero,
         passes=zero, t=one, settled=zero.bool(), best=x, size=torch.inf * one,
     )[~hit]
 
@@ -213,7 +205,7 @@ def step(model: nn.Module, search: Search, pairs: Iterable[Pair]) -> Pair:
     inside = [(s * free, (y + 2 * c * s) * free) for s, y in pairs]
     direction = two_loop(gradient * free, inside, 1 / (2 * search.c))
     x_new = (search.x_t - search.t[:, None] * direction).clamp(0, 1)
-    loss, loss_gradient, hit = evaluate(model, x_new, search.y, search.target, search.sharp)
+    loss, loss_gradient, hit = evaluate(model, x_new, search.y, search.target, search.scale)
 
     square = dot(x_new - search.x, x_new - search.x)
     nearer = hit & (square.sqrt() < search.size)
@@ -252,36 +244,31 @@ def choose_c(search: Search, steps: int) -> None:
 
 
 def evaluate(
-    model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, sharp: Tensor
+    model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One pass: the loss L to be lowered [n], its gradient [n, pixels], who is clearly fooled."""
     loss = any_other if target is None else cross_entropy
-    logits, uphill = logits_and_gradient(model, x, y, target, loss, sharp=sharp)
+    logits, uphill = logits_and_gradient(model, x, y, target, loss, scale=scale)
     check_finite(logits.isfinite())  # a wait for the GPU, like the search for images that are done
-    value = -objective(logits * sharp[:, None], y, target, loss)
+    value = -objective(logits * scale[:, None], y, target, loss)
     return value, -uphill, clearly_fooled(logits, y, target)
 
 
-def sharpness(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+def logit_scale(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """The factor that brings the margin at the clean image to ten, at least one. [n]
 
     At the border of an undecided network every class keeps a share of the softmax, and all of them
     pull on the minimiser. Sharpened, only the classes that meet there do, and the nearest point of
     the border is found, on a linear model to within a percent or so.
     """
-    margins = lead(logits, y, target).abs()
+    margins = goal_margin(logits, y, target).abs()
     rounding = 1e-4 * logits.abs().amax(1).clamp_min(1e-9)
     return (DECIDED / torch.maximum(margins, rounding)).clamp_min(1)
 
 
 def clearly_fooled(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """Whether the goal is reached by more than rounding could undo. [n]"""
-    return lead(logits, y, target) > CLEAR * logits.abs().amax(1)
-
-
-def lead(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-    """How far the logits are beyond the border: above zero where the goal is reached. [n]"""
-    return margin(logits, y) if target is None else -margin(logits, target)
+    return goal_margin(logits, y, target) > CLEAR * logits.abs().amax(1)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import kernels
-from course_lib.ascent import Callback, Update, ascend
-from course_lib.gradients import Loss, check_step_size, cross_entropy
+from course_lib.gradients import check_step_size
+from course_lib.iterate import Callback, Update, iterate
 from course_lib.kernels.launch import fused
 from course_lib.kernels.steps import accumulate
-from course_lib.norms import check_ball, climb, project_box
+from course_lib.losses import Loss, cross_entropy
+from course_lib.norms import check_ball, project_box, steepest_step
 
 
 class Ensemble(nn.Module):
@@ -46,7 +47,7 @@ def momentum_step(eps: float, norm: str, mu: float) -> Update:
         if fused(x) and norm == "linf":  # the two lines below in one pass over memory
             return kernels.momentum_step(x_t, gradient, x, g, size, eps, mu)
         g = accumulate(gradient, g, mu)
-        return project_box(climb(x_t, g, size, norm), x, eps, norm), g
+        return project_box(steepest_step(x_t, g, size, norm), x, eps, norm), g
 
     return update
 
@@ -78,5 +79,5 @@ def mifgsm(
         raise ValueError(f"mu = {mu}: the decay factor must be >= 0 (the paper uses 1)")
     alpha = eps / max(steps, 1) if step_size is None else step_size
     check_step_size(alpha)
-    return ascend(model, x, y, update=momentum_step(eps, norm, mu), sizes=[alpha] * steps,
+    return iterate(model, x, y, update=momentum_step(eps, norm, mu), sizes=[alpha] * steps,
                   target=target, loss=loss, early_stop=early_stop, callback=callback).x_adv

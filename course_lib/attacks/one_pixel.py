@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import runtime
-from course_lib.ascent import is_fooled
 from course_lib.evolution import (
     Evolved,
-    champion,
+    cheapest,
     differential_evolution,
     problem_generators,
 )
-from course_lib.gradients import attacking, check_finite, check_images, check_outputs, in_parts
+from course_lib.gradients import check_finite, check_images, check_outputs, frozen, in_parts
 from course_lib.kernels import paint
+from course_lib.losses import is_adversarial, log_odds
 
 # Candidates go through the model in batches of about so many image entries.
 _BATCH_ENTRIES = 2**20
@@ -97,7 +97,7 @@ def search(
     length = pixels * (2 + channels)
     start = torch.stack([_start(population, pixels, x.shape, g) for g in generators]).to(x)
     upper = torch.tensor([columns, rows, *[1.0] * channels]).repeat(pixels).to(x)
-    with attacking(model), torch.no_grad():
+    with frozen(model), torch.no_grad():
         check_outputs(model, x, y, target)
         return differential_evolution(
             _objective(model, x, y, target, stop), start, lower=x.new_zeros(length), upper=upper,
@@ -129,7 +129,7 @@ def _objective(
         wanted = None if target is None else target[i].expand(len(genes))
         logits = _candidate_logits(model, x[i], genes)
         cost = log_odds(logits, label) if wanted is None else -log_odds(logits, wanted)
-        solved = is_fooled(logits, label, wanted)
+        solved = is_adversarial(logits, label, wanted)
         if stop == "paper":
             solved &= cost < (_UNSURE if wanted is None else -_SURE)
         return cost, solved, logits.isfinite().all()
@@ -150,21 +150,6 @@ def _candidate_logits(model: nn.Module, image: Tensor, genes: Tensor) -> Tensor:
 
     batch = max(1, _BATCH_ENTRIES // image.numel())
     return torch.cat([in_parts(painted, part)[0] for part in genes.split(batch)])
-
-
-def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """log(p_y / (1 - p_y)) for each image: orders as p_y does, but never saturates.
-
-    In float32, 1 - p is zero for every p above 0.99999994, and a population that sees only zeros
-    has nothing to climb.
-
-    Shape: logits [n, classes], y [n] -> [n].
-
-    >>> log_odds(torch.tensor([[60.0, 0.0]]), torch.tensor([0]))
-    tensor([60.])
-    """
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return logits.gather(1, y[:, None]).squeeze(1) - others.logsumexp(1)
 
 
 def corner_genes(x: Tensor) -> Tensor:
@@ -222,9 +207,9 @@ def corner_search(
     check_images(model, x, y, target)
     n, _, rows, columns = x.shape
     genes = corner_genes(x)
-    with attacking(model):
+    with frozen(model):
         check_outputs(model, x, y, target)
         costs, hits = _objective(model, x, y, target)(genes.expand(n, -1, -1), torch.arange(n))
-    best = champion(costs, hits)
+    best = cheapest(costs, hits)
     return Corners(paint(x, genes[best]), costs.gather(1, best[:, None]).squeeze(1),
                    hits.any(1), costs.view(n, rows, columns, -1).amin(3))

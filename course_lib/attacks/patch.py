@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from course_lib import runtime
-from course_lib.gradients import attacking, check_classes, check_images, check_step_size
+from course_lib.gradients import check_classes, check_images, check_step_size, frozen
 
 AREA = 0.1  # of the image
 SIZES = (0.85, 1.15)  # a random side is the side of that area times a factor between these
@@ -139,7 +139,7 @@ def adversarial_patch(
     draw = runtime.generator(0) if generator is None else generator
     patch = torch.full((x.shape[1], SIDE, SIDE), 0.5).to(x) if start is None else start.to(x)
     g = torch.zeros_like(patch)
-    with attacking(model), torch.enable_grad():
+    with frozen(model), torch.enable_grad():
         for s in range(steps):
             chosen = torch.randint(len(x), (batch_size,), generator=draw).to(x.device)
             places = random_places(batch_size, generator=draw).to(x.device)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import runtime
-from course_lib.ascent import Callback, Update, ascend
-from course_lib.gradients import Loss, check_images, check_step_size, cross_entropy
+from course_lib.gradients import check_images, check_step_size
+from course_lib.iterate import Callback, Update, iterate
 from course_lib.kernels.launch import fused
 from course_lib.kernels.steps import l2_step, linf_step
-from course_lib.norms import check_ball, climb, project_box, uniform_ball
+from course_lib.losses import Loss, cross_entropy
+from course_lib.norms import check_ball, project_box, steepest_step, uniform_ball
 
 # An l1 step of PGD moves no pixel by more than a quarter of the step or of the pixel's range. The
 # best single step would give all to one pixel, but a gradient does not hold that far: of 100
@@ -19,7 +20,7 @@ SHARE = 0.25
 
 
 def gradient_step(eps: float, norm: str, share: float = 1.0) -> Update:
-    """The update x_(t+1) = Pi(climb(x_t, grad, alpha_t)), Pi onto eps-ball and box."""
+    """The update x_(t+1) = Pi(steepest_step(x_t, grad, alpha_t)), Pi onto eps-ball and box."""
     on_gpu = {"linf": linf_step, "l2": l2_step}  # the same in one pass over memory
 
     def update(
@@ -27,7 +28,7 @@ def gradient_step(eps: float, norm: str, share: float = 1.0) -> Update:
     ) -> tuple[Tensor, None]:
         if fused(x) and norm in on_gpu:
             return on_gpu[norm](x_t, gradient, x, size, eps), state
-        return project_box(climb(x_t, gradient, size, norm, share), x, eps, norm), state
+        return project_box(steepest_step(x_t, gradient, size, norm, share), x, eps, norm), state
 
     return update
 
@@ -54,7 +55,7 @@ def ifgsm(
     al. move one grey level per step: step_size=1/255, steps=min(eps + 4, 1.25 eps) with eps in grey
     levels. Towards a target the sign turns.
 
-    Shape, Raises: as `fgsm`. early_stop, callback: see `course_lib.ascent.ascend`.
+    Shape, Raises: as `fgsm`. early_stop, callback: see `course_lib.iterate.iterate`.
     Reference: Kurakin, Goodfellow, Bengio 2017, section 2.2; Dong et al. 2018, algorithm 1.
     Lesson: 04.
 
@@ -66,7 +67,7 @@ def ifgsm(
     check_ball(eps, norm)
     alpha = eps / max(steps, 1) if step_size is None else step_size
     check_step_size(alpha)
-    return ascend(model, x, y, update=gradient_step(eps, norm), sizes=[alpha] * steps,
+    return iterate(model, x, y, update=gradient_step(eps, norm), sizes=[alpha] * steps,
                   target=target, loss=loss, early_stop=early_stop, callback=callback).x_adv
 
 
@@ -118,7 +119,7 @@ def pgd(
             # Drawn for the whole batch, however few are left: an image's noise is its own.
             noise = uniform_ball(x.shape, eps, norm, generator).to(x)
             start = project_box(x + noise, x, eps, norm)
-        result = ascend(
+        result = iterate(
             model, x[left], y[left], update=gradient_step(eps, norm, SHARE), sizes=sizes,
             start=start[left], target=None if target is None else target[left], loss=loss,
             early_stop=early_stop, callback=callback,

@@ -10,16 +10,9 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.evolution import problem_generators
-from course_lib.gradients import (
-    attacking,
-    check_finite,
-    check_images,
-    check_outputs,
-    forward,
-    margin,
-)
-from course_lib.norms import check_ball, project_box
-from course_lib.norms import norm as size_of
+from course_lib.gradients import check_finite, check_images, check_outputs, forward, frozen
+from course_lib.losses import goal_margin
+from course_lib.norms import check_ball, lp_norm, project_box
 
 # Fraction of the queries after which the share of the image that a square covers is halved.
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -57,7 +50,7 @@ def square(
         raise ValueError('square knows the norms "linf" and "l2"')
     if queries < 1:
         raise ValueError(f"queries = {queries}: the attack has to ask at least once")
-    with attacking(model):
+    with frozen(model):
         check_outputs(model, x, y, target)
     propose = _repaint if norm == "linf" else _bump
     x = x.detach()
@@ -83,10 +76,10 @@ def _share(done: float) -> float:
 
 def _scores(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """How far each image is beyond the border: above zero where it is fooled. [n]"""
-    with attacking(model):
+    with frozen(model):
         logits = forward(model, x)
     check_finite(logits.isfinite())
-    return margin(logits, y) if target is None else -margin(logits, target)
+    return goal_margin(logits, y, target)
 
 
 # --- l_inf --------------------------------------------------------------------------------------
@@ -152,7 +145,7 @@ def _length(delta: Tensor) -> Tensor:
 
 def _of_length(delta: Tensor, x: Tensor, eps: float) -> Tensor:
     """Images whose perturbation has the length eps before the box cuts it."""
-    long = delta * (eps / size_of(delta, 2).clamp_min(1e-12)).view(-1, 1, 1, 1)
+    long = delta * (eps / lp_norm(delta, 2).clamp_min(1e-12)).view(-1, 1, 1, 1)
     return project_box(x + long, x, eps, "l2")
 
 

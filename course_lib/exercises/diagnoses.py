@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.norms import norm as lp_norm
+from course_lib.norms import lp_norm
 
 Finding = str | None
 

@@ -59,7 +59,8 @@ def _norms(fn: Function) -> Finding:
         if p == 0 and int(size[1]) == 3:
             return ("the l_0 norm of [-1, 1e-9, -2, 2] should be 4, yours is 3: an entry that "
                     "changed counts, however little it changed.")
-        if said := close(size[1], norms.norm(_HAND, p)[1], f"the {name} norm of [-1, 1e-9, -2, 2]"):
+        if said := close(size[1], norms.lp_norm(_HAND, p)[1],
+                           f"the {name} norm of [-1, 1e-9, -2, 2]"):
             return said
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     return per_image(lambda r: fn(r, 2), x, what="norm")
@@ -74,7 +75,7 @@ def _one_per_image(size: object, r: Tensor, name: str) -> Finding:
     if isinstance(size, tuple):
         return (f"your {name} is a pair (values, places): tensor.max(1) returns both. "
                 "Take .values, or use amax(1).")
-    return image_like(size, norms.norm(r, 1), what=name)
+    return image_like(size, norms.lp_norm(r, 1), what=name)
 
 
 # --- 1.2 large p --------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def _large_p(fn: Function) -> Finding:
         size, said = run(fn, r, p)
         if said or (said := _one_per_image(size, r, "norm")):
             return said
-        value, expected = float(size[0]), float(norms.norm(r, p)[0])
+        value, expected = float(size[0]), float(norms.lp_norm(r, p)[0])
         largest = float(r.max())
         what = f"the l_{p} norm of 784 entries {largest:.4g}"
         if abs(value - largest) < 1e-3 * largest:
@@ -116,13 +117,13 @@ def _large_p_batches(fn: Function) -> Finding:
     if said := close(size, torch.zeros(2), "the norm of a picture of zeros", atol=0):
         return said
     mixed = torch.cat([ones, ones * 1e-3])
-    said = close(fn(mixed, 50)[1], norms.norm(mixed, 50)[1], "the l_50 norm of 25 entries 0.001",
+    said = close(fn(mixed, 50)[1], norms.lp_norm(mixed, 50)[1], "the l_50 norm of 25 entries 0.001",
                  "Beside a larger image it comes out wrong: divide each image by its own "
                  "largest entry.", atol=0, rtol=1e-3)
     if said:
         return said
     r = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    return close(fn(r, 3), norms.norm(r, 3), "the l_3 norm of random images",
+    return close(fn(r, 3), norms.lp_norm(r, 3), "the l_3 norm of random images",
                  "Do entries keep their absolute value?", rtol=1e-3)
 
 
@@ -141,7 +142,7 @@ def _l2_cases() -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
     x = 0.45 + 0.1 * torch.rand(4, 3, 20, 20, generator=draw)
     x[3] = torch.rand(3, 20, 20, generator=draw).round()
-    r = norms.steepest(torch.randn(4, 3, 20, 20, generator=draw), "l2")
+    r = norms.steepest_direction(torch.randn(4, 3, 20, 20, generator=draw), "l2")
     return x + r * torch.tensor([0.0, 0.5, 3.0, 20.0]).view(-1, 1, 1, 1), x
 
 
@@ -164,7 +165,7 @@ def _projection_l2(fn: Function) -> Finding:
 
 
 def _around_zero(out: Tensor) -> Finding:
-    if bool((norms.norm(out[1:3], 2) <= 1.001).all()):
+    if bool((norms.lp_norm(out[1:3], 2) <= 1.001).all()):
         return ("your ball lies around the black image 0: measure the length of r = x_new - x, "
                 "shrink r, and add x again.")
     return None
@@ -179,7 +180,7 @@ def _wrong_ball(out: Tensor, x_new: Tensor, x: Tensor) -> Finding:
 
 
 def _too_long(out: Tensor, x: Tensor) -> Finding:
-    sizes = norms.norm(out - x, 2)
+    sizes = norms.lp_norm(out - x, 2)
     if float(sizes.max()) <= 1.0001:
         return None
     return (f"your change is too long: its l_2 norm is {sizes.max():.3g}, eps is 1. Shrink "
@@ -195,7 +196,8 @@ def _inside_moved(out: Tensor, x_new: Tensor) -> Finding:
 
 def _nearest_l2(out: Tensor, x_new: Tensor, x: Tensor) -> Finding:
     expected = project_l2(x_new, x, 1.0)
-    if said := close(norms.norm(out - x, 2)[2], 1.0, "the length of a change that was 3 (eps = 1)",
+    if said := close(norms.lp_norm(out - x, 2)[2], 1.0,
+                     "the length of a change that was 3 (eps = 1)",
                      "Shrink to eps, no further.", rtol=1e-3):
         return said
     if said := close(out[2], expected[2], "the projection of a change of length 3",
@@ -233,7 +235,7 @@ def _projection_l1(fn: Function) -> Finding:
     out, said = run(fn, delta, 1.0)
     if said or (said := image_like(out, delta, "perturbation") or finite(out, "perturbation")):
         return said
-    rescaled = delta / norms.norm(delta, 1).clamp_min(1).view(-1, 1, 1, 1)
+    rescaled = delta / norms.lp_norm(delta, 1).clamp_min(1).view(-1, 1, 1, 1)
     if torch.allclose(out, rescaled, atol=1e-4):
         ours, best = (float((a - delta)[0].norm()) for a in (out, nearest))
         return (f"rescaling: [0.9, -0.5, 0.2, 0] moves by {ours:.3f}, but a point of the ball lies "
@@ -249,7 +251,7 @@ def _projection_l1(fn: Function) -> Finding:
 
 def _lambdas(delta: Tensor) -> list[tuple[Tensor, str]]:
     """Thresholds that are easily taken for lambda, with what is wrong about them; eps is 1."""
-    excess = (norms.norm(delta, 1) - 1).clamp_min(0).view(-1, 1, 1, 1)
+    excess = (norms.lp_norm(delta, 1) - 1).clamp_min(0).view(-1, 1, 1, 1)
     touched = (delta != 0).flatten(1).sum(1).view(-1, 1, 1, 1)
     shared = ("you share what is too much among all entries at once. But an entry smaller than "
               "that has less to give: some of it is left over, and lambda must grow.")
@@ -259,7 +261,7 @@ def _lambdas(delta: Tensor) -> list[tuple[Tensor, str]]:
 
 
 def _l1_length(out: Tensor, delta: Tensor, nearest: Tensor) -> Finding:
-    sizes = norms.norm(out, 1)
+    sizes = norms.lp_norm(out, 1)
     for norm, said in (("l2", "length of r, the l_2"), ("linf", "largest entry, the l_inf")):
         if torch.allclose(out, norms.project(delta, 1.0, norm), atol=1e-4):
             return f"that limits the {said} norm. In l_1 the sum of all |r_i| is limited."
@@ -361,7 +363,7 @@ EXERCISES = [
         id="1.1",
         title="four ways to measure",
         stub='''
-def lp_norm(delta, p):
+def p_norm(delta, p):
     """The lp norm of every perturbation of a batch: delta [n, ...] -> [n]."""
     size = delta.flatten(1).abs()  # [n, entries]: every |r_i|
     if p == 0:
@@ -370,7 +372,7 @@ def lp_norm(delta, p):
         return ...
     return ...
 ''',
-        solution=norms.norm,
+        solution=norms.lp_norm,
         hints=(
             "After `flatten(1)` an image is one row. A sum over dimension 1, `sum(1)`, adds up "
             "the entries of each image and leaves one number per image.",
@@ -386,12 +388,12 @@ def lp_norm(delta, p):
         id="1.2",
         title="the norm that was zero",
         stub='''
-def lp_norm_large(delta, p):
+def p_norm_large(delta, p):
     """The lp norm of every perturbation, for large p too: delta [n, ...] -> [n]."""
     size = delta.flatten(1).abs()
     return size.pow(p).sum(1).pow(1 / p)
 ''',
-        solution=norms.norm,
+        solution=norms.lp_norm,
         hints=(
             "A norm scales: ||c r|| = |c| ||r||. So you may divide r by any number before the "
             "power, and multiply by it after the root.",

@@ -19,7 +19,7 @@ from course_lib.exercises.diagnoses import (
     run,
 )
 from course_lib.gradients import input_gradient
-from course_lib.norms import norm, steepest
+from course_lib.norms import lp_norm, steepest_direction
 
 EPS = 0.1
 
@@ -53,10 +53,10 @@ def _no_sign(call: Function, labels: Tensor) -> Finding:
     x_adv, said = run(call, p.model, grey, labels)
     if said or image_like(x_adv, grey):
         return said
-    direction, g = steepest(x_adv - grey, "l2"), input_gradient(p.model, grey, labels)
+    direction, g = steepest_direction(x_adv - grey, "l2"), input_gradient(p.model, grey, labels)
     for slope, name in ((g, "the gradient itself"), (-g, "the gradient itself"),
                         (g.abs(), "the gradient's absolute value")):
-        if torch.allclose(direction, steepest(slope, "l2"), atol=1e-4):
+        if torch.allclose(direction, steepest_direction(slope, "l2"), atol=1e-4):
             return (f"your step follows {name}, so that most pixels hardly move. The formula takes "
                     "sign(gradient): every pixel goes all of eps, up or down.")
     return None
@@ -99,7 +99,7 @@ def _targeted(fn: Function) -> Finding:
 def fgsm_l2(model, x, y, eps):
     """One step of l_2 length eps in the direction that raises the loss fastest."""
     gradient = input_gradient(model, x, y)
-    length = norm(gradient, 2).clamp_min(1e-30).view(-1, 1, 1, 1)
+    length = lp_norm(gradient, 2).clamp_min(1e-30).view(-1, 1, 1, 1)
     return (x + eps * gradient / length).clamp(0, 1)
 
 
@@ -124,31 +124,32 @@ def _l2(fn: Function) -> Finding:
     if not bool(flat.isfinite().all()):
         return ("an image whose gradient is zero comes back as NaN: 0 / 0. Divide by "
                 "max(length, a tiny number), for instance length.clamp_min(1e-30).")
-    uphill = steepest(input_gradient(p.model, grey, p.y), "l2")
+    uphill = steepest_direction(input_gradient(p.model, grey, p.y), "l2")
     return close(x_adv - grey, eps * uphill, "the step", "Go along the gradient itself.", atol=1e-4)
 
 
 def _l2_length(r: Tensor, gradient: Tensor, eps: float) -> Finding:
     """A step of the wrong length or direction, with what was probably done."""
-    length, size = norm(r, 2), norm(gradient, 2)
+    length, size = lp_norm(r, 2), lp_norm(gradient, 2)
     whole = torch.linalg.vector_norm(gradient)
     if float(r.abs().max()) == 0:
         return "your function returns the images unchanged: nothing was attacked."
-    direction = steepest(r, "l2")
-    along = (direction * steepest(gradient, "l2")).flatten(1).sum(1)
+    direction = steepest_direction(r, "l2")
+    along = (direction * steepest_direction(gradient, "l2")).flatten(1).sum(1)
     if float(along.max()) < 0:
         return "your step goes downhill: an untargeted attack climbs, check its sign."
     wrong = [
         (eps * size, "the gradient keeps its own length. Divide it by its l_2 norm first."),
         (eps * size / whole, "you divide by the norm of the whole batch. Every image has a length "
-                             "of its own: norm(gradient, 2) gives one number for each."),
-        (eps * size / norm(gradient, 1), "you divide by the l_1 norm; the Euclidean length is "
-                                         "norm(gradient, 2)."),
-        (eps * size / norm(gradient, "linf"), "you divide by the largest entry; the Euclidean "
-                                              "length is norm(gradient, 2)."),
-        (eps * size**0.5, "you divide by the square root of the length: norm(gradient, 2) is "
+                             "of its own: lp_norm(gradient, 2) gives one number for each."),
+        (eps * size / lp_norm(gradient, 1), "you divide by the l_1 norm; the Euclidean length is "
+                                         "lp_norm(gradient, 2)."),
+        (eps * size / lp_norm(gradient, "linf"), "you divide by the largest entry; the Euclidean "
+                                              "length is lp_norm(gradient, 2)."),
+        (eps * size**0.5, "you divide by the square root of the length: lp_norm(gradient, 2) is "
                           "already the root of the sum of squares."),
-        (eps / size, "you divide by the squared length: norm(gradient, 2) has its root already."),
+        (eps / size, "you divide by the squared length: lp_norm(gradient, 2) has its "
+                     "root already."),
         (torch.full_like(size, eps * r[0].numel() ** 0.5),
          "every pixel moves by eps, which is the l_inf step. Here eps is the length of the whole "
          "arrow."),
@@ -160,7 +161,7 @@ def _l2_length(r: Tensor, gradient: Tensor, eps: float) -> Finding:
     colours = r.flatten(2).norm(dim=2)
     if torch.allclose(colours, torch.full_like(colours, eps), rtol=1e-3):
         return ("you divide each colour by a length of its own. The arrow of an image goes through "
-                "all its entries: norm(gradient, 2) is one number per image.")
+                "all its entries: lp_norm(gradient, 2) is one number per image.")
     if float(along.min()) < 0.999:
         return ("your step does not point along the gradient (cosine "
                 f"{float(along.min()):.2f}). In l_2 the steepest direction is the gradient itself, "
@@ -328,9 +329,9 @@ def fgsm_l2(model, x, y, eps):
         hints=(
             "Lesson 01: among all arrows of Euclidean length 1, which one gains most against a "
             "gradient $g$?",
-            "$g / \\|g\\|_2$, and each image has its own length: `norm(gradient, 2)` gives one "
+            "$g / \\|g\\|_2$, and each image has its own length: `lp_norm(gradient, 2)` gives one "
             "number an image, `.view(-1, 1, 1, 1)` makes it fit. What if a gradient is zero?",
-            "`length = norm(gradient, 2).clamp_min(1e-30).view(-1, 1, 1, 1)`, then "
+            "`length = lp_norm(gradient, 2).clamp_min(1e-30).view(-1, 1, 1, 1)`, then "
             "`x + eps * gradient / length`, then the box.",
         ),
         diagnose=_l2,

@@ -24,7 +24,8 @@ from course_lib.exercises.diagnoses import (
     repeatable,
     run,
 )
-from course_lib.gradients import input_gradient, margin
+from course_lib.gradients import input_gradient
+from course_lib.losses import margin
 from course_lib.norms import project_box, uniform_ball
 
 # --- 4.1 the iterated step ----------------------------------------------------------------------
@@ -365,7 +366,7 @@ def break_shield(model, x, y, eps, generator):
             "The cross-entropy's gradient with respect to the logits is softmax minus one-hot. "
             "What is the softmax of logits hundreds apart, in float32? Climb something that has "
             "no softmax in it.",
-            "`pgd` takes a `loss`. `course_lib.gradients.margin` is the best wrong logit minus the "
+            "`pgd` takes a `loss`. `course_lib.losses.margin` is the best wrong logit minus the "
             "right one: `pgd(model, x, y, eps=eps, steps=20, loss=margin, generator=generator)`.",
         ),
         praise="The shield stopped the attack that was tried, and no attacker.",

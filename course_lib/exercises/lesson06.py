@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from course_lib.attacks.one_pixel import log_odds
 from course_lib.exercises import Exercise
 from course_lib.exercises.diagnoses import Finding, close, finite, image_like, per_image, run
+from course_lib.losses import log_odds, other_logits
 
 
 def saliency(a: Tensor, b: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def _diagnose_cost(fn) -> Finding:
     sure = fn(certain.clone(), torch.full((4,), 2))
     p = logits.double().softmax(1).gather(1, y[:, None]).squeeze(1).float()
     chosen = logits.gather(1, y[:, None]).squeeze(1)
-    rest = logits.scatter(1, y[:, None], -torch.inf)
+    rest = other_logits(logits, y)
     by_name = {
         "this is the logit of y alone. It says nothing about the rivals: all logits may rise "
         "together.": chosen,

@@ -27,7 +27,8 @@ from course_lib.exercises.diagnoses import (
     run,
     uses_label,
 )
-from course_lib.gradients import attacking, cross_entropy, forward, input_gradient
+from course_lib.gradients import forward, frozen, input_gradient
+from course_lib.losses import cross_entropy
 
 # --- 7.1 the worst margin -----------------------------------------------------------------------
 
@@ -450,7 +451,7 @@ def _gain(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> float:
 def _too_low(
     call: Callable[..., Tensor], model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int
 ) -> Finding:
-    with attacking(model):
+    with frozen(model):
         mine = _gain(model, x, call(model, x, y), y)
         theirs = _gain(model, x, pgd(model, x, y, eps=eps, steps=steps), y)
     if mine >= 0.7 * theirs:  # steps of eps / steps from a random point: 0.8

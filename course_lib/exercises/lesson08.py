@@ -14,7 +14,7 @@ from course_lib.attacks.dag import dense_gradient
 from course_lib.attacks.patch import paste, random_places
 from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import Finding, close, finite, image_like, in_ball, in_box, run
-from course_lib.gradients import margin
+from course_lib.losses import margin
 from course_lib.norms import project_box
 from course_lib.passages import Item
 from course_lib.reading import read

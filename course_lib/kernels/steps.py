@@ -11,7 +11,7 @@ from torch import Tensor
 
 from course_lib.kernels import launch
 from course_lib.kernels.launch import alike, fused, jit
-from course_lib.norms import climb, project_box
+from course_lib.norms import project_box, steepest_step
 
 if launch.AVAILABLE:
     import triton
@@ -31,7 +31,7 @@ def linf_step(x_t: Tensor, gradient: Tensor, x: Tensor, size: float | Tensor, ep
     tensor([[0.2500, 1.0000]])
     """
     if not fused(x):
-        return project_box(climb(x_t, gradient, size, "linf"), x, eps, "linf")
+        return project_box(steepest_step(x_t, gradient, size, "linf"), x, eps, "linf")
     x, x_t, gradient = alike(x, x_t, gradient)
     result = torch.empty_like(x)
     linf_kernel[(triton.cdiv(x.numel(), _BLOCK),)](
@@ -70,7 +70,7 @@ def l2_step(x_t: Tensor, gradient: Tensor, x: Tensor, size: float | Tensor, eps:
     tensor([[0.3000, 0.4000]])
     """
     if not fused(x):
-        return project_box(climb(x_t, gradient, size, "l2"), x, eps, "l2")
+        return project_box(steepest_step(x_t, gradient, size, "l2"), x, eps, "l2")
     x, x_t, gradient = alike(x, x_t, gradient)
     entries = x[0].numel()
     grid = (triton.cdiv(entries, _BLOCK), len(x))

@@ -26,14 +26,14 @@ from strategies import (
 )
 from torch import nn
 
-import course_lib.ascent
+import course_lib.iterate
 from course_lib import gradients
-from course_lib.ascent import ascend, is_fooled
 from course_lib.attacks import fgsm, ifgsm, mifgsm, pgd
 from course_lib.attacks.pgd import gradient_step
 from course_lib.evaluation import fooled
-from course_lib.gradients import cross_entropy, margin
-from course_lib.norms import NORMS, norm, project_box, uniform_ball
+from course_lib.iterate import iterate
+from course_lib.losses import cross_entropy, is_adversarial, margin
+from course_lib.norms import NORMS, lp_norm, project_box, uniform_ball
 
 EPS = {"linf": 0.06, "l2": 0.35, "l1": 0.8}
 
@@ -62,7 +62,7 @@ def test_inside_ball_and_box(attack, name, eps, steps, targeted, seed):
     x_adv = STEPPING[attack](model, x, y, eps=eps, norm=name, steps=steps,
                              target=(y + 1) % 4 if targeted else None)
     assert bool((x_adv >= 0).all()) and bool((x_adv <= 1).all())
-    assert bool((norm((x_adv - x).double(), name) <= eps + 1e-6).all())
+    assert bool((lp_norm((x_adv - x).double(), name) <= eps + 1e-6).all())
 
 
 @every_attack
@@ -147,7 +147,7 @@ def test_a_tiny_gradient_still_gives_a_whole_step(attack, name):
     x, y = images(3, (1, 2, 3)) * 0.2 + 0.4, torch.tensor([0, 1, 2])
     options = {} if attack is fgsm else {"steps": 2, "step_size": 0.1}
     x_adv = attack(Faint(), x, y, eps=0.1, norm=name, **options)
-    assert norm(x_adv - x, name).numpy() == pytest.approx(0.1, abs=1e-6)
+    assert lp_norm(x_adv - x, name).numpy() == pytest.approx(0.1, abs=1e-6)
 
 
 class Broken(nn.Module):
@@ -254,7 +254,7 @@ def test_company_and_order_do_not_matter(attack, name, early_stop):
 
     def run(which: list[int]) -> torch.Tensor:
         if attack == "pgd from its start":
-            return ascend(model, x[which], y[which], update=gradient_step(eps, name),
+            return iterate(model, x[which], y[which], update=gradient_step(eps, name),
                           sizes=[eps / 4] * 6, start=noise[which], early_stop=early_stop).x_adv
         options = {} if attack == "fgsm" else {"steps": 5, "early_stop": early_stop}
         return ATTACKS[attack](model, x[which], y[which], eps=eps, norm=name, **options)
@@ -278,7 +278,7 @@ def test_dropping_finished_images_changes_no_success(attack, name):
 @every_norm
 def test_dropping_changes_nothing_for_those_who_stay(name):
     s = trained()
-    runs = [ascend(s.model, s.x, s.y, update=gradient_step(EPS[name], name),
+    runs = [iterate(s.model, s.x, s.y, update=gradient_step(EPS[name], name),
                    sizes=[EPS[name] / 4] * 6, early_stop=stop) for stop in (False, True)]
     assert torch.equal(runs[0].fooled, runs[1].fooled)
     stay = ~runs[0].fooled
@@ -338,8 +338,8 @@ def test_on_a_gpu_the_part_follows_the_free_memory(monkeypatch, free, kept, expe
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: kept + 100)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
     photographs = torch.zeros(1, 3, 224, 224).expand(500, -1, -1, -1).as_subclass(OnGpu)
-    assert gradients.at_once(photographs) == expected
-    assert gradients.at_once(photographs[:2]) == 2, "so small that nobody need ask"
+    assert gradients.chunk_size(photographs) == expected
+    assert gradients.chunk_size(photographs[:2]) == 2, "so small that nobody need ask"
 
 
 def test_an_image_larger_than_a_part_passes_alone(monkeypatch):
@@ -441,10 +441,10 @@ def test_no_backward_pass_for_parts_that_are_all_fooled(monkeypatch):
 @pytest.mark.parametrize("early_stop", [False, True])
 def test_success_at_the_last_step_counts(early_stop):
     """Steps of 0.125 from 0: the fourth, and last, reaches 0.5."""
-    run = ascend(Bands(0.45, 2.0), PIXEL, ZERO, update=gradient_step(0.5, "linf"),
+    run = iterate(Bands(0.45, 2.0), PIXEL, ZERO, update=gradient_step(0.5, "linf"),
                  sizes=[0.125] * 4, early_stop=early_stop)
     assert run.fooled.item() and run.x_adv.item() == 0.5
-    run = ascend(Bands(0.45, 2.0), PIXEL, ZERO, update=gradient_step(0.5, "linf"),
+    run = iterate(Bands(0.45, 2.0), PIXEL, ZERO, update=gradient_step(0.5, "linf"),
                  sizes=[0.125] * 3, early_stop=early_stop)
     assert not run.fooled.item() and run.x_adv.item() == 0.375
 
@@ -453,13 +453,13 @@ def test_success_at_the_last_step_counts(early_stop):
 @pytest.mark.parametrize("steps", [2, 3, 5])
 def test_success_on_the_way_counts(early_stop, steps):
     """Only the second iterate, 0.25, is fooled; later ones have walked through."""
-    run = ascend(Bands(0.2, 0.3), PIXEL, ZERO, update=gradient_step(0.9, "linf"),
+    run = iterate(Bands(0.2, 0.3), PIXEL, ZERO, update=gradient_step(0.9, "linf"),
                  sizes=[0.125] * steps, early_stop=early_stop)
     assert run.fooled.item() and run.x_adv.item() == 0.25
 
 
 def test_without_early_stop_the_last_success_is_kept():
-    run = ascend(Bands(0.2, 0.6), PIXEL, ZERO, update=gradient_step(0.9, "linf"),
+    run = iterate(Bands(0.2, 0.6), PIXEL, ZERO, update=gradient_step(0.9, "linf"),
                  sizes=[0.125] * 7)
     assert run.fooled.item() and run.x_adv.item() == 0.5
 
@@ -467,7 +467,7 @@ def test_without_early_stop_the_last_success_is_kept():
 def test_the_start_is_not_judged():
     """An image that the model gets wrong anyway is attacked like any other."""
     for early_stop in (False, True):
-        run = ascend(Bands(-1.0, 2.0), PIXEL, ZERO, early_stop=early_stop, sizes=[0.125] * 2,
+        run = iterate(Bands(-1.0, 2.0), PIXEL, ZERO, early_stop=early_stop, sizes=[0.125] * 2,
                      update=gradient_step(0.5, "linf"))
         assert run.fooled.item() and run.x_adv.item() > 0
 
@@ -475,7 +475,7 @@ def test_the_start_is_not_judged():
 def test_flags_are_those_of_the_judge():
     s = trained()
     for early_stop in (False, True):
-        run = ascend(s.model, s.x, s.y, update=gradient_step(0.05, "linf"), sizes=[0.02] * 5,
+        run = iterate(s.model, s.x, s.y, update=gradient_step(0.05, "linf"), sizes=[0.02] * 5,
                      early_stop=early_stop)
         assert torch.equal(run.fooled, fooled(s.model, run.x_adv, s.y))
 
@@ -507,21 +507,22 @@ def test_the_loss_is_the_one_asked_for(loss):
     assert torch.equal((x_adv - x).sign(), expected)
 
 
-def test_is_fooled():
+def test_is_adversarial():
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
-    assert is_fooled(logits, torch.tensor([0, 0])).tolist() == [False, True]
-    assert is_fooled(logits, torch.tensor([0, 0]), torch.tensor([1, 2])).tolist() == [False, True]
-    assert is_fooled(logits, torch.tensor([1, 1]), torch.tensor([2, 0])).tolist() == [False, False]
+    zero, one = torch.tensor([0, 0]), torch.tensor([1, 1])
+    assert is_adversarial(logits, zero).tolist() == [False, True]
+    assert is_adversarial(logits, zero, torch.tensor([1, 2])).tolist() == [False, True]
+    assert is_adversarial(logits, one, torch.tensor([2, 0])).tolist() == [False, False]
 
 
 @pytest.fixture
 def on_gpu(monkeypatch):
     """The loop of the GPU on a CPU: what would be captured runs as it is."""
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
-    monkeypatch.setattr(course_lib.ascent, "aside", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(course_lib.ascent, "captured", lambda work, stream: work)
-    monkeypatch.setattr(course_lib.ascent, "_stepwise",
-                        lambda *arguments: course_lib.ascent._replayed(*arguments[:-1]))
+    monkeypatch.setattr(course_lib.iterate, "aside", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(course_lib.iterate, "captured", lambda work, stream: work)
+    monkeypatch.setattr(course_lib.iterate, "_stepwise",
+                        lambda *arguments: course_lib.iterate._replayed(*arguments[:-1]))
 
 
 @every_norm
@@ -543,7 +544,7 @@ def test_replays_give_what_single_steps_give(attack, name, early_stop, targeted,
 
 
 def test_replays_keep_the_step_sizes_in_order(on_gpu):
-    run = ascend(Bands(2.0, 3.0), PIXEL, ZERO, update=gradient_step(1.0, "linf"),
+    run = iterate(Bands(2.0, 3.0), PIXEL, ZERO, update=gradient_step(1.0, "linf"),
                  sizes=[0.5, 0.25, 0.125])
     assert run.x_adv.item() == 0.875
 
@@ -552,7 +553,7 @@ def test_replays_keep_the_step_sizes_in_order(on_gpu):
 @pytest.mark.parametrize("band, fooled, place", [((0.2, 0.3), True, 0.25), ((0.45, 2.0), True, 0.5),
                                                  ((0.7, 2.0), False, 0.5)])
 def test_replays_keep_a_success(on_gpu, early_stop, band, fooled, place):
-    run = ascend(Bands(*band), PIXEL, ZERO, update=gradient_step(0.9, "linf"), sizes=[0.125] * 4,
+    run = iterate(Bands(*band), PIXEL, ZERO, update=gradient_step(0.9, "linf"), sizes=[0.125] * 4,
                  early_stop=early_stop)
     assert run.fooled.item() == fooled and run.x_adv.item() == place
 
@@ -564,4 +565,4 @@ def test_replays_find_a_logit_that_is_not_finite(on_gpu):
             return torch.where(x.flatten(1) > 0.2, torch.nan, z)
 
     with pytest.raises(ValueError, match="NaN"):
-        ascend(Breaks(), PIXEL, ZERO, update=gradient_step(0.9, "linf"), sizes=[0.125] * 4)
+        iterate(Breaks(), PIXEL, ZERO, update=gradient_step(0.9, "linf"), sizes=[0.125] * 4)

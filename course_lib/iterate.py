@@ -12,18 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.gradients import (
-    Loss,
-    at_once,
-    attacking,
     check_finite,
     check_images,
-    cross_entropy,
+    chunk_size,
     forward,
+    frozen,
     logits_and_gradient,
     one_pass,
 )
 from course_lib.kernels.graph import aside, captured
 from course_lib.kernels.launch import on_gpu
+from course_lib.losses import Loss, cross_entropy, is_adversarial
 
 # (x_t, gradient at x_t, clean x, state, step size) -> (x_(t+1), state). The state is a tensor whose
 # first dimension counts images (a momentum, say), or None. The size is a number, or on a GPU a
@@ -35,18 +34,18 @@ Callback = Callable[[int, Tensor], None]
 _WORTH, _LOOK = 10, 8
 
 
-class Ascent(NamedTuple):
+class Iterated(NamedTuple):
     """Where a batch ended: images [n, ...] and whether each one is fooled [n]."""
 
     x_adv: Tensor
     fooled: Tensor
 
 
-def ascend(
+def iterate(
     model: nn.Module, x: Tensor, y: Tensor, *, update: Update, sizes: Sequence[float],
     start: Tensor | None = None, target: Tensor | None = None, loss: Loss = cross_entropy,
     early_stop: bool = False, callback: Callback | None = None,
-) -> Ascent:
+) -> Iterated:
     """Repeat x_(t+1) = update(x_t, grad L(x_t)) for every image of a batch, a step per size.
 
     Whatever is returned for an image is its last iterate that fools the model, or plainly the
@@ -63,8 +62,8 @@ def ascend(
     if not sizes:
         raise ValueError("steps < 1: an attack needs at least one step")
     x, start = x.detach(), (x if start is None else start).detach()
-    whole = on_gpu(x) and len(sizes) >= _WORTH and callback is None and at_once(x) >= len(x)
-    with attacking(model):
+    whole = on_gpu(x) and len(sizes) >= _WORTH and callback is None and chunk_size(x) >= len(x)
+    with frozen(model):
         if whole:
             return _replayed(model, x, y, update, sizes, start, target, loss, early_stop)
         return _stepwise(model, x, y, update, sizes, start, target, loss, early_stop, callback)
@@ -73,7 +72,7 @@ def ascend(
 def _stepwise(
     model: nn.Module, x: Tensor, y: Tensor, update: Update, sizes: Sequence[float], x_t: Tensor,
     target: Tensor | None, loss: Loss, early_stop: bool, callback: Callback | None,
-) -> Ascent:
+) -> Iterated:
     result = x.clone()
     fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     active = torch.arange(len(x), device=x.device)
@@ -85,9 +84,9 @@ def _stepwise(
         # The start is not judged: an image that was wrong from the beginning is attacked too.
         logits, gradient = logits_and_gradient(
             model, x_t, y, target, loss, check=t == 0,
-            done=is_fooled if early_stop and t else None)
+            done=is_adversarial if early_stop and t else None)
         finite = finite & logits.isfinite().all()
-        hit = is_fooled(logits, y, target) if t else None
+        hit = is_adversarial(logits, y, target) if t else None
         if hit is not None and bool(hit.any()):
             result[active[hit]], fooled[active[hit]] = x_t[hit], True
             if early_stop:
@@ -98,24 +97,24 @@ def _stepwise(
                 state = None if state is None else state[rest]
                 if not len(active):
                     check_finite(finite)
-                    return Ascent(result, fooled)
+                    return Iterated(result, fooled)
         x_t, state = update(x_t, gradient, x, state, size)
     if callback:
         callback(len(sizes), x_t)
     logits = forward(model, x_t)
     check_finite(finite & logits.isfinite().all())
-    hit = is_fooled(logits, y, target)
+    hit = is_adversarial(logits, y, target)
     # An image that is not fooled at the end keeps an earlier iterate that did fool, if any.
     last = hit | ~fooled[active]
     result[active[last]] = x_t[last]
     fooled[active] |= hit
-    return Ascent(result, fooled)
+    return Iterated(result, fooled)
 
 
 def _replayed(
     model: nn.Module, x: Tensor, y: Tensor, update: Update, sizes: Sequence[float], start: Tensor,
     target: Tensor | None, loss: Loss, early_stop: bool,
-) -> Ascent:
+) -> Iterated:
     """The same on a GPU: all steps but the first are replays of one that is captured.
 
     Every tensor stays where it is. Images that are fooled are dropped when half of a batch is.
@@ -127,7 +126,7 @@ def _replayed(
 
     def judge(logits: Tensor) -> None:
         finite.logical_and_(logits.isfinite().all())
-        hit = is_fooled(logits, y, target)
+        hit = is_adversarial(logits, y, target)
         kept = hit & ~done if early_stop else hit
         best.copy_(torch.where(kept.view(-1, *[1] * (x.dim() - 1)), x_t, best))
         done.logical_or_(hit)
@@ -156,7 +155,7 @@ def _replayed(
             state = None if state is None else state[rest]
             if not len(active):
                 check_finite(finite)
-                return Ascent(result, fooled)
+                return Iterated(result, fooled)
             replay = None  # the graph of the larger batch does not fit
         size.fill_(number)
         if replay is None:
@@ -169,10 +168,4 @@ def _replayed(
     check_finite(finite)
     result[active] = torch.where(done.view(-1, *[1] * (x.dim() - 1)), best, x_t)
     fooled[active] = done
-    return Ascent(result, fooled)
-
-
-def is_fooled(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """Whether each prediction misses its label, or hits its target when there is one. bool [n]"""
-    predicted = logits.argmax(1)
-    return predicted != y if target is None else predicted == target
+    return Iterated(result, fooled)
