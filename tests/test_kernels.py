@@ -154,7 +154,7 @@ def test_the_twin_renders_where_a_gradient_is_asked_for():
     assert genomes.grad.abs().sum() > 0
 
 
-# --- steps replayed as a CUDA graph, on a GPU alone; test_ascent.py tests the loop around them ---
+# --- steps replayed as a CUDA graph, on a GPU alone; test_iterate.py tests the loop around them ---
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
