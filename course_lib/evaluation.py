@@ -19,12 +19,10 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.attacks import apgd, apgd_targeted, fgsm, pgd, square
-from course_lib.gradients import check_finite, check_images, forward, frozen, input_gradient
-from course_lib.norms import check_ball, lp_norm, project_box, uniform_ball
+from course_lib.gradients import check_finite, check_images, forward, frozen
+from course_lib.norms import WRITTEN, check_ball, lp_norm
 
 Attack = Callable[..., Tensor]
-
-_SIZE = {"linf": "l_inf", "l2": "l_2", "l1": "l_1", "l0": "l_0"}
 
 
 class Prediction(NamedTuple):
@@ -83,7 +81,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     >>> accuracy(nn.Flatten(), torch.tensor([[[[0.0, 9.0]]]]), torch.tensor([1]))
     1.0
     """
-    return _share(~fooled(model, x, y))
+    return share(~fooled(model, x, y))
 
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -183,16 +181,16 @@ def robust_accuracy(
     beaten, saved = clean.clone(), clean.clone()
     size, left = 0.0, {}
     for name, attack in named.items():
-        ball = _ball(attack, eps, norm)
+        ball = ball_of(attack, eps, norm)
         # What is beaten, but not once it is saved, goes on to the next attack.
         parts = _parts(~(beaten & saved), batch_size or _batch(x))
         for part in runtime.progress(parts, name, total=len(parts)):
             x_adv = _impatient(attack)(model, x[part], y[part])
-            size = max(size, _inspected(name, x_adv, x[part], *ball))
+            size = max(size, inspected(name, x_adv, x[part], *ball))
             beaten[part] |= fooled(model, x_adv, y[part])
             saved[part] |= fooled(model, _saved(x_adv, x[part], *ball), y[part])
-        left[name] = _share(~beaten)
-    return Report(_share(~clean), _share(~beaten), _share(~saved), left, beaten, size)
+        left[name] = share(~beaten)
+    return Report(share(~clean), share(~beaten), share(~saved), left, beaten, size)
 
 
 def strong_attacks(
@@ -253,7 +251,7 @@ def _parts(mask: Tensor, size: int) -> Sequence[Tensor]:
     return where.split(size) if len(where) else ()  # an empty tensor splits into one empty part
 
 
-def _share(mask: Tensor) -> float:
+def share(mask: Tensor) -> float:
     return mask.double().mean().item()
 
 
@@ -267,7 +265,7 @@ def _named(attacks: Sequence[Attack]) -> dict[str, Attack]:
     return named
 
 
-def _ball(attack: Attack, eps: float | None, norm: str) -> tuple[float | None, str]:
+def ball_of(attack: Attack, eps: float | None, norm: str) -> tuple[float | None, str]:
     """The ball an attack has to stay in: as told, else as its partial says, else unknown."""
     if eps is not None:
         check_ball(eps, norm)
@@ -276,7 +274,7 @@ def _ball(attack: Attack, eps: float | None, norm: str) -> tuple[float | None, s
     return known.get("eps"), known.get("norm", "linf")
 
 
-def _parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
+def parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(attack).parameters
     except (TypeError, ValueError):  # a callable written in C does not say
@@ -285,11 +283,11 @@ def _parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
 
 def _impatient(attack: Attack) -> Attack:
     """The attack with early_stop=True, where it has that choice: it changes no success."""
-    has_choice = "early_stop" in _parameters(attack)
+    has_choice = "early_stop" in parameters(attack)
     return functools.partial(attack, early_stop=True) if has_choice else attack
 
 
-def _inspected(name: str, x_adv: Tensor, x: Tensor, eps: float | None, ball: str) -> float:
+def inspected(name: str, x_adv: Tensor, x: Tensor, eps: float | None, ball: str) -> float:
     """Refuse what is no image or too far away; else the largest l_inf perturbation."""
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
         got = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
@@ -299,8 +297,10 @@ def _inspected(name: str, x_adv: Tensor, x: Tensor, eps: float | None, ball: str
         raise ValueError(f"{name} returned values from {low:.4g} to {high:.4g}: an image lies in "
                          "[0, 1]; clamp it")
     delta = x_adv - x
-    if eps is not None and (size := lp_norm(delta, ball).max().item()) > eps * (1 + 1e-4) + 1e-6:
-        raise ValueError(f"{name} left the ball: {_SIZE[ball]} size {size:.4g} for eps = {eps:.4g}")
+    size = lp_norm(delta, ball).max().item()
+    if eps is not None and size > eps * (1 + 1e-4) + 1e-6:
+        raise ValueError(f"{name} left the ball: {WRITTEN[ball]} size {size:.4g} for "
+                         f"eps = {eps:.4g}")
     return lp_norm(delta, "linf").max().item()
 
 
@@ -367,225 +367,9 @@ def transfer_matrix(
     for name, source in sources.items():
         x_adv = torch.cat([attack(source, *part) for part in
                            zip(x.split(_batch(x)), y.split(_batch(x)), strict=True)])
-        _inspected(f"the attack on {name}", x_adv, x, *_ball(attack, None, "linf"))
-        rows.append([100 * _share(fooled(target, x_adv, y)) for target in targets.values()])
+        inspected(f"the attack on {name}", x_adv, x, *ball_of(attack, None, "linf"))
+        rows.append([100 * share(fooled(target, x_adv, y)) for target in targets.values()])
     return Transfer(torch.tensor(rows), [*sources], [*targets], len(x))
 
 
-# --- sanity checks ------------------------------------------------------------------------------
-
-_MASKED = "masked gradients"
-_ADVICE = """\
-Masked gradients mislead an attack and protect nobody. Before you believe the robust accuracy, try
-another loss (margin), a substitute network, or a search without gradients."""
-
-
-class Check(NamedTuple):
-    """One check: what must hold, whether it does, what was measured, what to suspect if not."""
-
-    name: str
-    passed: bool
-    measured: str
-    suspicion: str
-
-    def __repr__(self) -> str:
-        line = f"{'✓' if self.passed else '✗'} {self.name}: {self.measured}"
-        return line if self.passed else f"{line} → suspect {self.suspicion}"
-
-
-class Sanity(tuple[Check, ...]):
-    """The checks that were made, in order; prints as a list."""
-
-    @property
-    def passed(self) -> bool:
-        return all(check.passed for check in self)
-
-    @property
-    def suspicions(self) -> list[str]:
-        """What the failed checks point to, each once, in order."""
-        return list(dict.fromkeys(check.suspicion for check in self if not check.passed))
-
-    def __repr__(self) -> str:
-        advice = [_ADVICE] if any(_MASKED in suspicion for suspicion in self.suspicions) else []
-        return "\n".join([*map(repr, self), *advice])
-
-
-def sanity_checks(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "linf",
-    attack: Attack | None = None, steps: int = 20, substitute: nn.Module | None = None,
-    queries: int = 1000, slack: float = 0.03, generator: torch.Generator | None = None,
-) -> Sanity:
-    """Ask of an attack and a model what must hold if the robust accuracy is to be believed.
-
-    A failed check does not say which of the two is at fault; its suspicion says where to look.
-
-    attack: a callable of (model, x, y, eps=..., norm=..., steps=...); by default `pgd`. Leave
-    `steps` out of its signature if it has none. substitute: another network for the same classes,
-    from which attacks are transferred. queries: predictions for Square, the black box, per image
-    that `attack` does not fool; Square has no l1 version.
-    slack: the share of images by which chance may tip a comparison. Square gets none: an image that
-    it fools, and the white box did not, shows that the white box misses something.
-    generator: of all random numbers here, by default a fresh one with seed 0.
-    Raises: ValueError for bad images, or when the model names none of them correctly.
-    Reference: Carlini et al. 2019, section 5; Athalye, Carlini, Wagner 2018, section 3.1.
-    Lesson: 04.
-    """
-    check_images(model, x, y)
-    check_ball(eps, norm)
-    right = ~fooled(model, x, y)
-    if not bool(right.any()):
-        raise ValueError("the model names no image correctly: there is nothing to attack")
-    x, y = x[right], y[right]
-    generator = generator or runtime.generator(0)
-    attack = attack or functools.partial(pgd, generator=generator)
-    has_steps = "steps" in _parameters(attack)
-
-    def attacked(radius: float = eps, net: nn.Module = model, n: int = steps) -> Tensor:
-        return attack(net, x, y, eps=radius, norm=norm, **({"steps": n} if has_steps else {}))
-
-    def broken(x_adv: Tensor) -> Tensor:
-        return fooled(model, x_adv, y)
-
-    def compare(name: str, strong: Tensor, weak: Tensor, words: str, suspicion: str) -> Check:
-        a, b = _share(strong), _share(weak)
-        return Check(name, a >= b - slack, words.format(a, b), suspicion)
-
-    x_adv = attacked()
-    white = broken(x_adv)
-    missed = ~white
-    still = (attacked(0.0) - x).abs().max().item()
-    size = lp_norm(x_adv - x, norm).max().item()
-    inside = bool((x_adv >= 0).all() and (x_adv <= 1).all()) and size <= eps * (1 + 1e-4) + 1e-6
-    huge = _share(broken(attacked(_whole_box(x, norm))))
-    flat = _share((input_gradient(model, x, y) == 0).flatten(1).all(1))
-    noise = uniform_ball(x.shape, eps, norm, generator).to(x)
-    random = _share(broken(project_box(x + noise, x, eps, norm)))
-    black = white.clone()
-    if norm != "l1" and bool(missed.any()):
-        black[missed] = fooled(model, square(
-            model, x[missed], y[missed], eps=eps, norm=norm, queries=queries, generator=generator,
-        ), y[missed])
-    checks = [
-        Check("eps = 0 changes nothing", still <= 1e-6, f"largest change {still:.2g}",
-              "an attack that ignores eps"),
-        Check("it stays in ball and box", inside,
-              f"largest {_SIZE[norm]} size {size:.4g}, eps {eps:.4g}",
-              "a missing projection or clamp"),
-        Check("a huge eps fools everything", huge >= 0.99,
-              f"{huge:.0%} at eps {_whole_box(x, norm):.4g}", _MASKED),
-        Check("gradients are not zero", flat <= slack, f"{flat:.0%} of the images have gradient 0",
-              _MASKED),
-    ]
-    if has_steps:
-        few = max(1, steps // 4)
-        checks.append(compare("more steps are not weaker", white, broken(attacked(n=few)),
-                              f"{{:.0%}} with {steps} steps, {{:.0%}} with {few}",
-                              f"a step size that does not fit, or {_MASKED}"))
-    checks += [
-        compare("it is not weaker than FGSM", white, broken(fgsm(model, x, y, eps=eps, norm=norm)),
-                "attack {:.0%}, FGSM {:.0%}", f"a step size that does not fit, or {_MASKED}"),
-        Check("random noise is almost harmless", random <= 0.1, f"{random:.0%} fooled",
-              "an eps that destroys the image, or a model that needs no adversary to fail"),
-        Check("black box finds nothing that white box missed", bool((black == white).all()),
-              f"{_share(white):.0%}, with {queries} queries of Square on the rest "
-              f"{_share(black):.0%}", _MASKED),
-    ]
-    if substitute is not None:
-        checks.append(compare("transfer is not stronger than white box", white,
-                              white | broken(attacked(net=substitute)),
-                              "{:.0%}, with images from the substitute {:.0%}", _MASKED))
-    return Sanity(checks)
-
-
-
-
-def _whole_box(x: Tensor, norm: str) -> float:
-    """A radius within which every image of the box can be reached from every other."""
-    d = x[0].numel()
-    return {"linf": 1.0, "l2": math.sqrt(d), "l1": float(d)}[norm]
-
-
 # --- scoreboard ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """One attack's line on the scoreboard.
-
-    knowledge: what the attacker has, such as "white box". queries, gradients: images sent through
-    the network forwards and backwards, for each attacked image. success: share of the images
-    named correctly that are fooled. size: median of their perturbations in `norm`.
-    """
-
-    attack: str
-    norm: str
-    knowledge: str
-    queries: float
-    gradients: float
-    seconds: float
-    success: float
-    size: float
-    images: int
-
-
-class _Counting(nn.Module):
-    """Passes images on to a model and counts them, forwards and backwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.queries, self.gradients = model, 0, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.queries += len(x)
-        out = self.model(x)
-        if out.requires_grad:
-            out.register_hook(self._count)
-        return out
-
-    def _count(self, gradient: Tensor) -> None:
-        self.gradients += len(gradient)
-
-
-def measure(
-    name: str, attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, norm: str = "linf",
-    knowledge: str = "white box",
-) -> Row:
-    """Run an attack on the images that the model names correctly, and fill its scoreboard row.
-
-    attack: a callable of (model, x, y). norm: that of `size`, also "l0".
-    Raises: as `robust_accuracy`; ValueError when the model names no image correctly.
-    Lesson: 04, 07.
-
-    >>> x, y = torch.tensor([[[[0.5, 0.6]]]]), torch.tensor([1])
-    >>> row = measure("FGSM", functools.partial(fgsm, eps=0.25), nn.Flatten(), x, y)
-    >>> row.queries, row.gradients, row.success, row.size
-    (1.0, 1.0, 1.0, 0.25)
-    """
-    check_images(model, x, y)
-    right = ~fooled(model, x, y)
-    if not bool(right.any()):
-        raise ValueError("the model names no image correctly: there is nothing to attack")
-    x, y, counting = x[right], y[right], _Counting(model)
-    with runtime.timed() as clock:
-        x_adv = attack(counting, x, y)
-    _inspected(name, x_adv, x, *_ball(attack, None, "linf"))
-    broken = fooled(model, x_adv, y)
-    sizes = lp_norm(x_adv - x, norm)[broken]
-    return Row(name, norm, knowledge, counting.queries / len(x), counting.gradients / len(x),
-               clock.seconds, _share(broken), sizes.median().item() if len(sizes) else math.nan,
-               len(x))
-
-
-def scoreboard(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Column names and lines of text, for `plots.table(*scoreboard(rows))`.
-
-    >>> scoreboard([Row("FGSM", "linf", "white box", 1, 1, 0.21, 0.93, 0.1, 40)])[1][0]
-    ['FGSM', 'l_inf', 'white box', '1', '1', '0.2', '93 %', '0.1']
-    """
-    columns = ["attack", "norm", "knowledge", "queries an image", "gradients an image", "seconds",
-               "success", "median size"]
-    return columns, [
-        [row.attack, _SIZE[row.norm], row.knowledge, f"{row.queries:.3g}", f"{row.gradients:.3g}",
-         f"{row.seconds:.1f}", f"{100 * row.success:.0f} %", f"{row.size:.3g}"]
-        for row in rows
-    ]

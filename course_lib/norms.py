@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 NORMS = ("linf", "l2", "l1")
+WRITTEN = {"linf": "l_inf", "l2": "l_2", "l1": "l_1", "l0": "l_0"}  # in words and captions
 _EXPONENT = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 
 

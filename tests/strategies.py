@@ -159,3 +159,12 @@ class Small(Counting):
         if len(x) > self.holds:
             raise torch.OutOfMemoryError(f"{len(x)} images")
         return super().forward(x)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, model, before=lambda x: x, after=lambda z: z):
+        super().__init__()
+        self.model, self.before, self.after = model, before, after
+
+    def forward(self, x):
+        return self.after(self.model(self.before(x)))

@@ -1,4 +1,4 @@
-"""The judge: worst case over attacks, transfer, sanity checks with planted faults, scoreboard."""
+"""The judge: worst case over attacks, transfer, curves."""
 
 from __future__ import annotations
 
@@ -9,29 +9,25 @@ import pytest
 import torch
 from strategies import (
     Counting,
+    Wrapped,
     assert_untouched,
-    convolutional,
     generator,
-    images,
-    labels,
     trace,
     trained,
-    unusual,
 )
 from torch import nn
 
-from course_lib import datasets, evaluation, models, plots
-from course_lib.attacks import fgsm, ifgsm, pgd, square
+from course_lib import evaluation
+from course_lib.attacks import fgsm, ifgsm, pgd
 from course_lib.evaluation import (
     accuracy_curve,
     eight_bits,
-    measure,
     robust_accuracy,
-    sanity_checks,
-    scoreboard,
     transfer_matrix,
 )
 from course_lib.norms import NORMS
+from course_lib.sanity import sanity_checks
+from course_lib.scoreboard import measure
 
 EPS = 0.15
 
@@ -236,105 +232,6 @@ def test_transfer_attacks_each_source_once_and_counts_common_images(small):
         transfer_matrix(nets, nets, small.x, (small.y + 1) % 4, attack=attack)
 
 
-# --- sanity checks: planted faults --------------------------------------------------------------
-
-@pytest.fixture(scope="module")
-def digits():
-    return models.load("mnist_cnn", "cpu"), datasets.mnist("test")[:60]
-
-
-class Wrapped(nn.Module):
-    def __init__(self, model, before=lambda x: x, after=lambda z: z):
-        super().__init__()
-        self.model, self.before, self.after = model, before, after
-
-    def forward(self, x):
-        return self.after(self.model(self.before(x)))
-
-
-def judged(model, images, **options):
-    options = {"eps": 0.15, "generator": generator(), "steps": 12, "queries": 60} | options
-    return sanity_checks(model, images.x, images.y, **options)
-
-
-def failed(report):
-    return {check.name for check in report if not check.passed}
-
-
-@pytest.mark.parametrize("p", NORMS)
-def test_an_honest_model_passes(digits, p):
-    eps = {"linf": 0.15, "l2": 2.0, "l1": 20.0}[p]
-    report = judged(*digits, eps=eps, norm=p, substitute=models.load("mnist_mlp", "cpu"))
-    assert report.passed and not report.suspicions and len(report) == 9, report
-    assert all(line.startswith("✓") for line in repr(report).splitlines())
-
-
-@pytest.mark.parametrize("fault", [
-    pytest.param({"before": lambda x: (x * 8).round() / 8}, id="quantised"),
-    pytest.param({"after": lambda z: 1e3 * z}, id="huge logits"),
-    pytest.param({"after": lambda z: torch.tanh(1e3 * z)}, id="saturated"),
-    pytest.param({"after": lambda z: z.detach() + 0 * z}, id="gradient cut"),
-])
-def test_masked_gradients_are_named(digits, fault):
-    model, images = digits
-    report = judged(Wrapped(model, **fault), images)
-    assert "masked gradients" in report.suspicions
-    assert {"gradients are not zero", "a huge eps fools everything"} <= failed(report)
-    assert "✗" in repr(report) and "another loss (margin)" in repr(report)
-
-
-def test_gradients_that_mislead_are_found_by_who_needs_none(digits):
-    model, images = digits
-
-    class Shattered(Wrapped):
-        """Right outputs; the gradient is that of an unrelated random function."""
-
-        def forward(self, x):
-            z = self.model(x)
-            noise = torch.rand(784, 10, generator=generator(3)) - 0.5
-            bait = 100 * x.flatten(1) @ noise
-            return z.detach() + bait - bait.detach()
-
-    report = judged(Shattered(model), images, substitute=model, queries=200)
-    assert {"black box finds nothing that white box missed",
-            "transfer is not stronger than white box"} <= failed(report), report
-    assert "gradients are not zero" not in failed(report)
-
-
-@pytest.mark.slow
-def test_the_robust_network_is_partly_masked():
-    images = datasets.mnist("test")[200:220]
-    report = sanity_checks(models.load("mnist_cnn_robust", "cpu"), images.x, images.y, eps=0.3)
-    assert failed(report) == {"black box finds nothing that white box missed"}, report
-
-
-@pytest.mark.parametrize(("attack", "check", "suspicion"), [
-    (lambda model, x, y, eps, norm: fgsm(model, x, y, eps=0.15),
-     "eps = 0 changes nothing", "ignores eps"),
-    (lambda model, x, y, eps, norm: fgsm(model, x, y, eps=1.5 * eps),
-     "it stays in ball and box", "missing projection"),
-    (lambda model, x, y, eps, norm: (x + eps * torch.ones_like(x)),
-     "it stays in ball and box", "missing projection or clamp"),
-    (lambda model, x, y, eps, norm: x, "it is not weaker than FGSM", "step size"),
-    (lambda model, x, y, eps, norm, steps: ifgsm(model, x, y, eps=eps, steps=max(1, 12 // steps)),
-     "more steps are not weaker", "step size"),
-])
-def test_a_faulty_attack_is_named(digits, attack, check, suspicion):
-    report = judged(*digits, attack=attack)
-    assert check in failed(report), report
-    assert suspicion in next(c.suspicion for c in report if c.name == check)
-
-
-def test_an_eps_beyond_all_sense_is_named(digits):
-    assert "random noise is almost harmless" in failed(judged(*digits, eps=0.9))
-
-
-def test_nothing_to_attack_is_said(digits):
-    model, images = digits
-    with pytest.raises(ValueError, match="names no image correctly"):
-        sanity_checks(model, images.x, (images.y + 1) % 10, eps=0.1, generator=generator())
-
-
 # --- strong -------------------------------------------------------------------------------------
 
 def test_strong_is_the_worst_case_of_four_attacks(small):
@@ -385,37 +282,3 @@ def test_a_logit_that_is_nan_is_never_a_class(small):
 def test_shares_are_exact():
     x, y = torch.eye(10).view(10, 1, 1, 10), torch.arange(10)
     assert evaluation.accuracy(nn.Flatten(), x, torch.where(y < 3, (y + 1) % 10, y)) == 0.7
-
-
-def test_a_measurement_leaves_each_modules_mode_alone(small):
-    model = unusual(convolutional())
-    x, before = images(), [m.training for m in model.modules()]
-    measure("FGSM", functools.partial(fgsm, eps=0.1), model, x, labels(convolutional(), x))
-    assert [m.training for m in model.modules()] == before
-
-
-# --- scoreboard ---------------------------------------------------------------------------------
-
-def test_a_row_counts_what_an_attack_asks(small):
-    x, y = small.x[:10], small.y[:10]
-    row = measure("PGD", strong(), small.model, x, y)
-    assert (row.queries, row.gradients) == (21, 20)  # the last step is judged too
-    assert row.success > 0 and row.size == pytest.approx(EPS, abs=1e-6) and row.images == 10
-    search = measure("search", functools.partial(square, eps=EPS, queries=30),
-                     small.model, x, y, knowledge="black box")
-    assert search.gradients == 0 and 1 <= search.queries <= 30
-    # Only images that were right before can be won.
-    mixed = torch.cat([y[:5], (y[5:] + 1) % 4])
-    assert measure("PGD", strong(), small.model, x, mixed).images == 5
-
-
-def test_no_success_has_no_size(small):
-    row = measure("nothing", lambda m, x, y: x, small.model, small.x, small.y)
-    assert row.success == 0 and math.isnan(row.size) and row.queries == 0
-
-
-def test_scoreboard_is_a_table(small):
-    rows = [measure(name, functools.partial(fgsm, eps=0.1, norm=p), small.model, small.x, small.y,
-                    norm=p) for name, p in (("FGSM", "linf"), ("FGSM l_2", "l2"))]
-    text = plots.table(*scoreboard(rows)).data.splitlines()
-    assert len(text) == 4 and "l_inf" in text[2] and "l_2" in text[3]

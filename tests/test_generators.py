@@ -19,8 +19,8 @@ from course_lib.attacks import adversarial_patch, apgd, apgd_targeted, one_pixel
 from course_lib.attacks.one_pixel import search
 from course_lib.attacks.patch import random_places
 from course_lib.datasets import Images
-from course_lib.evaluation import sanity_checks
 from course_lib.fooling import evolve
+from course_lib.sanity import sanity_checks
 from course_lib.smoothing import certify
 
 MODEL, X = convolutional(), images()
