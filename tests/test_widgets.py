@@ -33,7 +33,7 @@ def shown(monkeypatch):
     """What the live front end was given."""
     monkeypatch.setenv("COURSE_WIDGETS", "1")
     displayed: list[ui.Widget] = []
-    monkeypatch.setattr(widgets, "display", displayed.append)
+    monkeypatch.setattr(widgets.page, "display", displayed.append)
     return displayed
 
 
@@ -45,7 +45,7 @@ def still(monkeypatch):
     def refuse(thing):
         raise AssertionError(f"displayed {thing}")
 
-    monkeypatch.setattr(widgets, "display", refuse)
+    monkeypatch.setattr(widgets.page, "display", refuse)
 
 
 def parts(box: ui.Widget, kind: type) -> list:
@@ -73,7 +73,7 @@ def pixels(picture: ui.Image) -> np.ndarray:
 
 def test_explorer_shows_what_fgsm_makes(problem):
     model, images = problem
-    explorer = widgets.FgsmExplorer(model, images)
+    explorer = widgets.fgsm.FgsmExplorer(model, images)
     moves = (0, 2, None), (2, 7.5, None), (2, 16, "ship"), (1, 0, "crane (2)")
     for index, levels, target in moves:
         explorer.image.value = index
@@ -91,7 +91,7 @@ def test_explorer_shows_what_fgsm_makes(problem):
 
 def test_explorer_names_classes_with_confidence(problem):
     model, images = problem
-    explorer = widgets.FgsmExplorer(model, images)
+    explorer = widgets.fgsm.FgsmExplorer(model, images)
     explorer.direction.value = "towards a class"
     assert "Type a class name" in explorer.captions[1].value
     explorer.target.value = "cat"
@@ -106,7 +106,7 @@ def test_explorer_names_classes_with_confidence(problem):
 
 def test_moving_eps_needs_no_new_gradient(problem):
     model, images = problem
-    explorer = widgets.FgsmExplorer(model, images)
+    explorer = widgets.fgsm.FgsmExplorer(model, images)
     before = explorer.gradient.cache_info().misses
     pictures = set()
     for levels in (1, 1.5, 3, 9):
@@ -137,7 +137,7 @@ def test_explorer_has_a_still_twin(still, problem, monkeypatch):
 
 def test_png_is_exact_and_enlarges_small_images():
     digit = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0))
-    image = np.asarray(Image.open(io.BytesIO(widgets.png(digit))))
+    image = np.asarray(Image.open(io.BytesIO(widgets.page.png(digit))))
     assert image.shape == (224, 224, 3)
     assert (image[::8, ::8] == plots.array(digit)).all()
 
@@ -146,7 +146,7 @@ def test_png_is_exact_and_enlarges_small_images():
 
 @pytest.fixture
 def pgd_explorer(problem):
-    return widgets.PgdExplorer(*problem, eps=0.05, steps=8)
+    return widgets.pgd.PgdExplorer(*problem, eps=0.05, steps=8)
 
 
 def test_pgd_explorer_shows_where_pgd_is(problem, pgd_explorer):
@@ -211,7 +211,7 @@ def test_pgd_explorer_has_a_still_twin(still, problem, monkeypatch):
 
 def test_norm_ball_explorer_moves(shown):
     widgets.norm_ball_explorer()
-    explorer = widgets.NormBallExplorer()
+    explorer = widgets.norm_balls.NormBallExplorer()
     assert "norm-ball-explorer" in shown[0]._dom_classes
     assert "(0.91, 0.42)" in explorer.caption.value
     seen = {explorer.picture.value}
@@ -248,7 +248,7 @@ def history(problem):
 
 def test_evolution_explorer_paints_the_best_candidate(problem, history):
     model, images = problem
-    explorer = widgets.EvolutionExplorer(model, images.x[:1], history, images.classes)
+    explorer = widgets.evolution.EvolutionExplorer(model, images.x[:1], history, images.classes)
     first = explorer.candidates.value
     for t, best in ((0, 0), (1, 2)):
         explorer.t.value = t
@@ -280,7 +280,7 @@ def dense():
 
 
 def test_dag_explorer_counts_the_pixels_that_are_left(dense):
-    explorer = widgets.DagExplorer(*dense)
+    explorer = widgets.dag.DagExplorer(*dense)
     for t, left in ((0, 64), (1, 32), (2, 0)):
         explorer.t.value = t
         assert f"{left} pixels left after step {t}" in explorer.caption.value
@@ -307,7 +307,7 @@ def stickered():
 
 
 def test_patch_explorer_names_what_the_patch_and_a_grey_one_make(stickered):
-    explorer = widgets.PatchExplorer(*stickered)
+    explorer = widgets.patch.PatchExplorer(*stickered)
     assert "dark" in explorer.captions[0].value  # a tenth of the area is not enough
     explorer.across.value, explorer.down.value, explorer.area.value = 0.0, 0.0, 25
     assert "light" in explorer.captions[0].value and "dark" in explorer.captions[1].value
@@ -334,11 +334,11 @@ def archives():
 
 
 def test_champions_explorer_shows_the_champions_of_its_generation(archives):
-    explorer = widgets.ChampionsExplorer(Direct((1, 6, 6)), archives, ["cat", "dog"])
+    explorer = widgets.champions.ChampionsExplorer(Direct((1, 6, 6)), archives, ["cat", "dog"])
     for t in (2, 0, 1):
         explorer.t.value = t
         for k, name in enumerate(["cat", "dog"]):
-            assert explorer.pictures[k].value == widgets.png(archives[t].genomes[k])
+            assert explorer.pictures[k].value == widgets.page.png(archives[t].genomes[k])
             assert name in explorer.captions[k].value
     assert "73 %" in explorer.captions[0].value and "50 %" in explorer.captions[1].value
 
@@ -369,7 +369,7 @@ def plane():
 
 def test_squares_explorer_draws_the_border_of_its_level(plane):
     (points, labels, train), _ = plane
-    explorer = widgets.SquaresExplorer(points, labels, train, LEVELS, eps=0.4)
+    explorer = widgets.squares.SquaresExplorer(points, labels, train, LEVELS, eps=0.4)
     seen = set()
     for level, count in ((0.0, 3), (0.4, 0), (0.1, 2), (0.0, 3)):
         explorer.level.value = level
@@ -387,7 +387,7 @@ def test_squares_explorer_draws_the_border_of_its_level(plane):
 
 def test_squares_explorer_trains_once_a_level_and_then_answers_at_once(plane):
     problem, trained = plane
-    explorer = widgets.SquaresExplorer(*problem, LEVELS, eps=0.4)
+    explorer = widgets.squares.SquaresExplorer(*problem, LEVELS, eps=0.4)
     assert trained == [0.0]
     for level in LEVELS:
         explorer.level.value = level
