@@ -19,14 +19,15 @@ from course_lib import editions, exercises, pages, run
 
 LESSONS = sorted((run.ROOT / "notebooks").glob("*.ipynb"))
 # What a student calls; how pages are made and outputs compared is for the curious in the source.
-API = """
-    datasets models norms losses gradients iterate attacks.fgsm attacks.lbfgs attacks.pgd
-    attacks.apgd attacks.ddn attacks.momentum attacks.jsma attacks.one_pixel attacks.square
-    attacks.patch attacks.dag evolution fooling evaluation sanity scoreboard smoothing training
-    distributed cards scenes segmentation detection passages reading kernels kernels.launch
-    kernels.steps kernels.graph kernels.pixels kernels.cppn plots widgets questions exercises
-    runtime
-""".split()
+API = [
+    "datasets", "models", "norms", "losses", "gradients", "iterate", "attacks.fgsm",
+    "attacks.lbfgs", "attacks.pgd", "attacks.apgd", "attacks.ddn", "attacks.momentum",
+    "attacks.jsma", "attacks.one_pixel", "attacks.square", "attacks.patch", "attacks.dag",
+    "evolution", "fooling", "evaluation", "sanity", "scoreboard", "smoothing", "training",
+    "distributed", "cards", "scenes", "segmentation", "detection", "passages", "reading",
+    "kernels", "kernels.launch", "kernels.steps", "kernels.graph", "kernels.pixels",
+    "kernels.cppn", "plots", "widgets", "questions", "exercises", "runtime",
+]
 TITLE = "Fooling convolutional networks"
 CONFIG = {
     "project": TITLE, "html_title": TITLE, "html_copy_source": False,

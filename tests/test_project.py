@@ -17,12 +17,13 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "course_lib"
 # Who may import whom: each module only what stands above it.
-ORDER = """
-    runtime norms losses kernels gradients iterate evolution attacks models datasets scenes
-    passages evaluation sanity scoreboard smoothing fooling cards distributed training
-    segmentation detection reading plots widgets questions exercises outputs pages run editions
-    site everywhere
-""".split()
+ORDER = [
+    "runtime", "norms", "losses", "kernels", "gradients", "iterate", "evolution", "attacks",
+    "models", "datasets", "scenes", "passages", "evaluation", "sanity", "scoreboard",
+    "smoothing", "fooling", "cards", "distributed", "training", "segmentation", "detection",
+    "reading", "plots", "widgets", "questions", "exercises", "outputs", "pages", "run",
+    "editions", "site", "everywhere",
+]
 # plots draws tensors: it knows norms and data, but no attack and no judge.
 FORBIDDEN = {"plots": {"attacks", "evaluation", "sanity", "scoreboard", "smoothing", "training",
                        "widgets", "iterate"},
