@@ -33,7 +33,8 @@ def shown(monkeypatch):
     """What the live front end was given."""
     monkeypatch.setenv("COURSE_WIDGETS", "1")
     displayed: list[ui.Widget] = []
-    monkeypatch.setattr(widgets.page, "display", displayed.append)
+    for module in (widgets.page, widgets.photograph):
+        monkeypatch.setattr(module, "display", displayed.append)
     return displayed
 
 
