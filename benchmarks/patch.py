@@ -14,7 +14,7 @@ import io
 import torch
 from PIL import Image
 
-from course_lib import datasets, evaluation, models, plots, runtime
+from course_lib import datasets, evaluation, files, models, plots, runtime
 from course_lib.attacks.patch import adversarial_patch, paste, random_places
 
 TARGET, TRAINED, STEPS, BATCH, PLACES = 859, 12, 400, 4, 16
@@ -34,7 +34,7 @@ def main() -> None:
                               batch_size=BATCH, callback=watch)
     picture = io.BytesIO()
     Image.fromarray(plots.array(patch)).save(picture, format="png")
-    runtime.write(runtime.RESULTS / "patch_toaster.png", picture.getvalue())
+    files.write(runtime.RESULTS / "patch_toaster.png", picture.getvalue())
     printed = torch.from_numpy(plots.array(patch)).permute(2, 0, 1) / 255
     found = {}
     splits = {"trained on": photographs[:TRAINED], "held out": photographs[TRAINED:]}

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from course_lib import datasets, models, runtime
+from course_lib import datasets, files, models, runtime
 from course_lib.attacks import pgd
 from course_lib.datasets import Images
 from course_lib.evaluation import accuracy, robust_accuracy, wilson
@@ -85,7 +85,7 @@ def write(name: str, made: str, folder: str | None) -> str:
 | eps in l_inf | attack, worst case for each image | images | accuracy | 95 % interval |
 | --- | --- | --- | --- | --- |
 """ + "".join(f"{row}\n" for row in _rows(name, folder))
-    runtime.write(models.WEIGHTS / f"{name}.md", text.encode())
+    files.write(models.WEIGHTS / f"{name}.md", text.encode())
     return text
 
 
@@ -158,7 +158,7 @@ def _standing(name: str, model: nn.Module, images: Images, radius: str) -> dict[
         key = f"{_digest(models.WEIGHTS / f'{name}.safetensors')} {radius} {i * SLICE} {len(part)}"
         if key not in known:
             known[key] = _survivors(model, part.floats(), float(Fraction(radius)))
-            runtime.write_json(file, known)
+            files.write_json(file, known)
             print(f"{name}, {radius}, images {i * SLICE} to {i * SLICE + len(part) - 1}: "
                   f"{known[key]}", flush=True)
         for attack, left in known[key].items():

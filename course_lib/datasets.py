@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import io
 import os
 import pickle
 import re
 import tarfile
-import urllib.request
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -27,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from course_lib import runtime
+from course_lib.files import download
 
 SIDE = 224  # rows and columns of an ImageNet photograph
 
@@ -248,32 +247,6 @@ def imagenet_classes() -> list[str]:
     return list(_class_names())
 
 
-def download(url: str, path: Path, sha256: str, *, timeout: float = 30) -> Path:
-    """Fetch a file unless it is there; `path` appears only when complete and with the right hash.
-
-    Raises: OSError when the connection fails, breaks off, or brings something else.
-    """
-    if path.exists() and _sha256(path) == sha256:
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    digest = hashlib.sha256()
-    try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
-            while chunk := answer.read(1 << 20):
-                digest.update(chunk)
-                file.write(chunk)
-        # A server that hangs up early looks like an ordinary end: only the hash tells.
-        if digest.hexdigest() != sha256:
-            raise OSError(f"{path.name} arrived broken or incomplete")
-        part.replace(path)
-    except http.client.HTTPException as error:
-        raise OSError(f"{path.name}: {error!r}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
 def _cache() -> Path:
     return Path(os.environ.get("COURSE_CACHE", runtime.HOME / "data" / "cache"))
 
@@ -305,11 +278,6 @@ def _package(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"the package {name} is missing: pip install {name}")
     return Path(spec.submodule_search_locations[0])
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache

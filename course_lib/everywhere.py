@@ -21,7 +21,7 @@ import torch
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 
 from course_lib import outputs, run
-from course_lib.runtime import write_json
+from course_lib.files import write_json
 
 # PyTorch's own kernels, oneDNN's, and MKL's, in this order.
 ISAS = {

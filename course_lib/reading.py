@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from course_lib import cards, models, passages, runtime
+from course_lib import cards, files, models, passages, runtime
 from course_lib.passages import Item, number, words
 from course_lib.training import initialise, save
 
@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     save(NAME, model)
     card = _card(models.load(NAME), args.rounds, clock.seconds)
-    runtime.write(models.WEIGHTS / f"{NAME}.md", card.encode())
+    files.write(models.WEIGHTS / f"{NAME}.md", card.encode())
     print(card)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from course_lib import files
 
 T = TypeVar("T")
 
@@ -111,28 +112,7 @@ def recorded(name: str) -> dict:
 
 def record(name: str, command: str, **values: object) -> Path:
     """Write data/results/<name>.json as a whole or not at all."""
-    return write_json(RESULTS / f"{name}.json", {"command": command, **values})
-
-
-def write_json(path: Path, value: object) -> Path:
-    """Write a JSON file as a whole or not at all."""
-    return write(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def write(path: Path, content: bytes) -> Path:
-    """Write a file as a whole or not at all, and its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        try:
-            part.write(content)
-            part.flush()
-            os.fsync(part.fileno())
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, path)
-        except BaseException:
-            os.unlink(part.name)
-            raise
-    return path
+    return files.write_json(RESULTS / f"{name}.json", {"command": command, **values})
 
 
 def replay(name: str, measure: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib import cards, models, runtime, scenes
+from course_lib import cards, files, models, runtime, scenes
 from course_lib.attacks import dag
 from course_lib.gradients import forward
 from course_lib.training import initialise, save
@@ -132,7 +132,7 @@ def ship(
     command = f"`python -m course_lib.{module} --card`"
     text = (made + f"- Measured: {command}, PyTorch {torch.__version__}\n\n"
             + measured(models.load(name)))
-    runtime.write(card, text.encode())
+    files.write(card, text.encode())
     print(text)
 
 

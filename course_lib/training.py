@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from course_lib import cards, distributed, models, runtime
+from course_lib import cards, distributed, files, models, runtime
 from course_lib.attacks import fgsm
 from course_lib.attacks.pgd import SHARE, gradient_step
 from course_lib.datasets import Images
@@ -321,7 +321,7 @@ class _Run:
         state = content.getvalue()
         if path.exists():
             path.replace(_before(path))
-        runtime.write(path, hashlib.sha256(state).digest() + state)
+        files.write(path, hashlib.sha256(state).digest() + state)
 
     def resume(self, path: Path) -> None:
         """Take up the newest state that is whole; without one, stay at the beginning."""
@@ -395,9 +395,9 @@ def save(name: str, model: nn.Module, folder: Path | None = None) -> Path:
     content = serialise({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
     file = folder / f"{name}.safetensors"
     sums = models.checksums(folder) | {file.name: hashlib.sha256(content).hexdigest()}
-    runtime.write(file, content)
+    files.write(file, content)
     lines = "".join(f"{digest}  {entry}\n" for entry, digest in sorted(sums.items()))
-    runtime.write(folder / "SHA256SUMS", lines.encode())
+    files.write(folder / "SHA256SUMS", lines.encode())
     return file
 
 

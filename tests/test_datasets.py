@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from course_lib import datasets, plots
+from course_lib import datasets, files, plots
 
 SETS = {
     "mnist train": (lambda: datasets.mnist("train"), (4000, 1, 28, 28)),
@@ -230,10 +230,10 @@ def test_a_wrong_file_is_refused_and_a_damaged_one_fetched_again(server, tmp_pat
     right = hashlib.sha256(server.files["data"]).hexdigest()
     target = tmp_path / "folder" / "data"
     with pytest.raises(OSError, match="broken or incomplete"):
-        datasets.download(server.url + "data", target, "0" * 64)
+        files.download(server.url + "data", target, "0" * 64)
     assert not list(target.parent.iterdir())
     target.write_bytes(b"damaged")
-    datasets.download(server.url + "data", target, right)
+    files.download(server.url + "data", target, right)
     assert target.read_bytes() == server.files["data"]
     assert [p.name for p in target.parent.iterdir()] == ["data"]
 
@@ -274,7 +274,7 @@ def test_a_program_in_place_of_cifar10_is_not_run(tmp_path):
 
 def test_a_missing_page_is_an_error_that_leaves_nothing(server, tmp_path):
     with pytest.raises(OSError, match="404"):
-        datasets.download(server.url + "nothing", tmp_path / "nothing", "0" * 64)
+        files.download(server.url + "nothing", tmp_path / "nothing", "0" * 64)
     assert not list(tmp_path.iterdir())
 
 

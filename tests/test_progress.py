@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from course_lib import exercises, runtime
+from course_lib import exercises, files
 from course_lib.exercises import check, get, progress, record
 
 
@@ -63,7 +63,7 @@ def test_without_a_browser_nothing_is_written(kept, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"3.1": 7}', b"\xff\xfe",
                                      b'{"3.1": {"tries": "many", "correct": true}}'])
 def test_a_broken_file_counts_as_empty_and_is_written_anew(kept, content, capsys):
-    runtime.write(kept, content)
+    files.write(kept, content)
     assert row("3.1", capsys) == ["○", "0"]
     check("3.1", get("3.1").solution)
     assert row("3.1", capsys) == ["✓ correct", "1"]

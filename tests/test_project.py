@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "course_lib"
 # Who may import whom: each module only what stands above it.
 ORDER = [
-    "runtime", "norms", "losses", "kernels", "gradients", "iterate", "evolution", "attacks",
-    "models", "datasets", "scenes", "passages", "evaluation", "sanity", "scoreboard",
+    "files", "runtime", "norms", "losses", "kernels", "gradients", "iterate", "evolution",
+    "attacks", "models", "datasets", "scenes", "passages", "evaluation", "sanity", "scoreboard",
     "smoothing", "fooling", "cards", "distributed", "training", "segmentation", "detection",
     "reading", "plots", "widgets", "questions", "exercises", "outputs", "pages", "run",
     "editions", "site", "everywhere",

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from course_lib import cards, datasets, evaluation, models, norms, runtime, training
+from course_lib import cards, datasets, evaluation, files, models, norms, runtime, training
 from course_lib.attacks import pgd
 from course_lib.runtime import generator
 
@@ -499,7 +499,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     def full_disk(_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(runtime.os, "fsync", full_disk)
+    monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         training.save("net", small(1), tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

@@ -10,7 +10,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from course_lib import runtime
+from course_lib import files, runtime
 
 
 def path() -> Path:
@@ -39,4 +39,4 @@ def note(id: str, correct: bool) -> None:
     before = kept.get(id, {"tries": 0, "correct": False})
     kept[id] = {"tries": before["tries"] + 1, "correct": before["correct"] or correct}
     with contextlib.suppress(OSError):
-        runtime.write_json(path(), kept)
+        files.write_json(path(), kept)

@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from course_lib import runtime
+from course_lib import files
 from course_lib.plots.style import WIDTH, broken, headline
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def save_png(image: Tensor, path: Path) -> Path:
     """Write an image [1 or 3, rows, columns] in [0, 1] as a PNG file: every grey level survives."""
     file = io.BytesIO()
     Image.fromarray(array(image)).save(file, format="PNG")
-    return runtime.write(path, file.getvalue())
+    return files.write(path, file.getvalue())
 
 
 def _grid(
