@@ -9,6 +9,7 @@ import torch
 
 from course_lib import cards, datasets, models, training
 from course_lib.evaluation import robust_accuracy
+from course_lib.training.__main__ import main
 
 
 def prepare(monkeypatch, folder):
@@ -26,7 +27,7 @@ def made(tmp_path_factory):
     """A folder with one network, trained and measured by the command."""
     with pytest.MonkeyPatch.context() as patch:
         prepare(patch, tmp_path_factory.getbasetemp() / "made")
-        training.main(["--model", "mnist_mlp", "--epochs", "4", "--seed", "3"])
+        main(["--model", "mnist_mlp", "--epochs", "4", "--seed", "3"])
     return tmp_path_factory.getbasetemp() / "made"
 
 
@@ -64,12 +65,12 @@ def test_a_card_says_how_the_weights_were_made_and_what_they_withstand():
 
 def test_measured_again_a_card_keeps_how_the_weights_were_made():
     before = card()
-    training.main(["--card", "mnist_mlp"])
+    main(["--card", "mnist_mlp"])
     assert card() == before
     # A card that knows no other line but its table, as cards were until lately.
     old = before.split("- Measured")[0] + "\n| attack | accuracy |\n| --- | --- |\n| none | 0% |\n"
     (models.WEIGHTS / "mnist_mlp.md").write_text(old)
-    training.main(["--card", "mnist_mlp"])
+    main(["--card", "mnist_mlp"])
     assert card() == before
 
 
@@ -86,9 +87,9 @@ def test_an_interrupted_measurement_goes_on(monkeypatch):
 
     monkeypatch.setattr(cards, "_survivors", killed)
     with pytest.raises(KeyboardInterrupt):
-        training.main(["--card", "mnist_mlp"])
+        main(["--card", "mnist_mlp"])
     assert card() == whole  # the old one stands until the new one is complete
-    training.main(["--card", "mnist_mlp"])
+    main(["--card", "mnist_mlp"])
     assert asked == [0.05, 0.05, 0.05, 0.3] and card() == whole
 
 
@@ -98,12 +99,12 @@ def test_other_weights_are_measured_anew():
         for p in model.parameters():
             p.zero_()  # names every image 0
     training.save("mnist_mlp", model)
-    training.main(["--card", "mnist_mlp"])
+    main(["--card", "mnist_mlp"])
     assert rows()["0 none"][1] == rows()["0.3 PGD-50, 10 starts, step eps/4"][1] == "10.0%"
 
 
 def test_the_command_says_what_it_needs(capsys):
     for wrong in ([], ["--card", "mnist_mlp", "--model", "mnist_mlp"], ["--card", "cifar_allconv"]):
         with pytest.raises(SystemExit):
-            training.main(wrong)
+            main(wrong)
     assert "--data FOLDER is for the cifar networks" in capsys.readouterr().err

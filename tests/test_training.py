@@ -15,6 +15,7 @@ from torch import nn
 from course_lib import cards, datasets, evaluation, files, models, norms, runtime, training
 from course_lib.attacks import pgd
 from course_lib.runtime import generator
+from course_lib.training import __main__ as command
 
 
 def small(seed: int = 0) -> nn.Module:
@@ -61,8 +62,8 @@ def test_pgd_training_trains_on_attacked_images(digits, monkeypatch):
         seen.append((eps, float((x_adv - x).abs().max())))
         return x_adv
 
-    attack = training._inner_maximum
-    monkeypatch.setattr(training, "_inner_maximum", spy)
+    attack = training.inner.inner_maximum
+    monkeypatch.setattr(training.loop, "inner_maximum", spy)
     trained(digits[:200], method="pgd", epochs=5, eps=0.2, steps=2)
     assert len(seen) == 5 * 4
     for eps, size in seen[1:]:  # the first one has eps = 0
@@ -99,8 +100,8 @@ def stripes(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def inner_maximum(model, x, y, method, *, eps, steps, norm, seed):
-    start = training._start(x, method, eps=eps, norm=norm, generator=generator(seed))
-    return training._inner_maximum(model, x, start, y, method, eps=eps, steps=steps, norm=norm)
+    start = training.inner.start_of(x, method, eps=eps, norm=norm, generator=generator(seed))
+    return training.inner.inner_maximum(model, x, start, y, method, eps=eps, steps=steps, norm=norm)
 
 
 def test_the_inner_maximum_of_pgd_is_the_attack(digits):
@@ -126,7 +127,7 @@ def test_the_inner_maximum_stays_in_its_ball_and_raises_the_loss(digits, method,
     assert 0.5 * eps < size <= (3 if method == "n-fgsm" else 1) * eps + 1e-5
     start = x + norms.uniform_ball(x.shape, eps, norm, generator(0))
     if method == "trades":  # knows no labels: it climbs the disagreement with p(x)
-        reached, before = (training._kl(model(x), model(z)).mean() for z in (x_adv, start))
+        reached, before = (training.inner.kl(model(x), model(z)).mean() for z in (x_adv, start))
     else:
         reached, before = (nn.functional.cross_entropy(model(z), y) for z in (x_adv, x))
     assert reached > before
@@ -200,8 +201,8 @@ def test_free_training_steps_from_the_image(norm, eps):
 def test_trades_pays_for_disagreement_with_its_own_clean_prediction():
     clean, other = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     p, q = clean.softmax(1), other.softmax(1)
-    assert torch.allclose(training._kl(clean, other), (p * (p / q).log()).sum(1))
-    assert float(training._kl(clean, clean)) == pytest.approx(0, abs=1e-7)
+    assert torch.allclose(training.inner.kl(clean, other), (p * (p / q).log()).sum(1))
+    assert float(training.inner.kl(clean, clean)) == pytest.approx(0, abs=1e-7)
 
 
 class Killed(Exception):
@@ -313,8 +314,9 @@ def test_the_checkpoint_knows_seed_augmentation_and_first_weights(digits, tmp_pa
 
 def test_an_augmentation_is_called_the_same_in_every_process():
     partial = functools.partial(training.jitter, shift=0.1, degrees=3)
-    assert training._name(partial) == "jitter () [('degrees', 3), ('shift', 0.1)]"
-    assert training._name(mirrored) == "mirrored" and training._name(nn.Identity()) == "Identity"
+    name_of = training.checkpoint.name_of
+    assert name_of(partial) == "jitter () [('degrees', 3), ('shift', 0.1)]"
+    assert name_of(mirrored) == "mirrored" and name_of(nn.Identity()) == "Identity"
 
 
 def test_a_checkpoint_of_a_gpu_resumes_on_a_cpu(digits, tmp_path, monkeypatch):
@@ -415,7 +417,7 @@ def test_a_checkpoint_holds_what_auto_became(monkeypatch, tmp_path):
                            list("abcd"))
 
     def train(machine: bool, **options) -> None:
-        monkeypatch.setattr(training.runtime, "multiplies_bfloat16", lambda where: machine)
+        monkeypatch.setattr(runtime, "multiplies_bfloat16", lambda where: machine)
         model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4))
         training.initialise(model, generator(0))
         training.fit(model, data, epochs=1, checkpoint=tmp_path / "run.checkpoint", **options)
@@ -427,7 +429,7 @@ def test_a_checkpoint_holds_what_auto_became(monkeypatch, tmp_path):
 
 
 def test_digits_train_in_float32_unless_told_otherwise(digits, monkeypatch):
-    monkeypatch.setattr(training.runtime, "multiplies_bfloat16", lambda where: True)
+    monkeypatch.setattr(runtime, "multiplies_bfloat16", lambda where: True)
     assert same(trained(digits[:100], epochs=1)[0], trained(digits[:100], epochs=1, bf16=False)[0])
     with pytest.raises(ValueError, match="unknown bf16='yes'"):
         trained(digits[:100], epochs=1, bf16="yes")
@@ -443,9 +445,9 @@ def test_the_command_says_bfloat16_with_a_word_or_without(monkeypatch, words, ex
     def fit(*args, bf16, **options):
         raise Seen(bf16)
 
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(command, "fit", fit)
     with pytest.raises(Seen) as seen:
-        training.main(["--model", "mnist_mlp", *words, "--epochs", "1"])
+        command.main(["--model", "mnist_mlp", *words, "--epochs", "1"])
     assert seen.value.args == (expected,)
 
 
@@ -512,11 +514,11 @@ def test_the_command_trains_on_a_folder_of_cifar10(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
     for split in ("train", "test"):
         np.savez(tmp_path / f"cifar10_{split}.npz", images=pixels, labels=np.arange(20) % 10)
-    training.main(["--model", "cifar_allconv", "--method", "fast", "--eps", "8/255", "--epochs",
+    command.main(["--model", "cifar_allconv", "--method", "fast", "--eps", "8/255", "--epochs",
                    "1", "--bf16", "--data", str(tmp_path)])
     card = (tmp_path / "cifar_allconv.md").read_text()
     assert "20 images to train" in card and "1 epochs in bfloat16" in card
     assert "| 8/255 | PGD-50, 10 starts" in card and "--eps 8/255" in card
     assert not models.load("cifar_allconv", "cpu").training
     with pytest.raises(SystemExit):
-        training.main(["--model", "cifar_allconv"])
+        command.main(["--model", "cifar_allconv"])
