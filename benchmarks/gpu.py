@@ -31,7 +31,8 @@ from torch import Tensor
 
 from course_lib import datasets, evaluation, generator, iterate, kernels, models, runtime
 from course_lib.attacks import one_pixel, pgd
-from course_lib.fooling import CPPN, class_scores
+from course_lib.encodings import CPPN
+from course_lib.fooling import class_scores
 from course_lib.gradients import frozen
 from course_lib.kernels import launch
 

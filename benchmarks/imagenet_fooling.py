@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from course_lib import device, evolution, fooling, generator, models, runtime
+from course_lib.encodings import CPPN
 
 CHILDREN = 400
 POINTS = 12  # of the recorded curves
@@ -34,7 +35,7 @@ class HalfPrecision(nn.Module):
             return self.model(x.contiguous(memory_format=torch.channels_last))
 
 
-def judged(model: nn.Module, encoding: fooling.CPPN, archive: evolution.Archive) -> Tensor:
+def judged(model: nn.Module, encoding: CPPN, archive: evolution.Archive) -> Tensor:
     """The confidence of each class in its champion, in float32: [classes]."""
     with torch.no_grad():
         scores = fooling.class_scores(model, encoding, archive.genomes, batch_size=50)
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = models.load("efficientnet_lite0", device())
-    encoding = fooling.CPPN((3, 224, 224))
+    encoding = CPPN((3, 224, 224))
     generations = args.evaluations // CHILDREN
     every, curve = max(1, generations // POINTS), []
 

@@ -11,7 +11,8 @@ from strategies import assert_untouched, convolutional, generator, images, trace
 from torch import Tensor, nn
 
 from course_lib import models
-from course_lib.fooling import CPPN, Direct, class_scores, confidence, evolve, gradient_ascent
+from course_lib.encodings import CPPN, Direct
+from course_lib.fooling import class_scores, confidence, evolve, gradient_ascent
 
 SHAPE = (3, 6, 5)
 MODEL = convolutional()

@@ -14,11 +14,12 @@ from strategies import convolutional, generator, images, labels
 from torch import Tensor, nn
 
 import course_lib
-from course_lib import fooling, training
+from course_lib import training
 from course_lib.attacks import adversarial_patch, apgd, apgd_targeted, one_pixel, pgd, square
 from course_lib.attacks.one_pixel import search
 from course_lib.attacks.patch import random_places
 from course_lib.datasets import Images
+from course_lib.encodings import Direct
 from course_lib.fooling import evolve
 from course_lib.sanity import sanity_checks
 from course_lib.smoothing import certify
@@ -46,7 +47,7 @@ CALLS = {
     square: lambda **g: square(MODEL, X, Y, eps=0.1, queries=9, **g),
     certify: lambda **g: torch.cat(certify(MODEL, X, sigma=0.3, samples=40, select=9, **g)),
     sanity_checks: lambda **g: repr(sanity_checks(MODEL, X, Y, eps=0.1, queries=9, **g)),
-    evolve: lambda **g: evolve(MODEL, fooling.Direct((3, 6, 5)), classes=4, generations=2,
+    evolve: lambda **g: evolve(MODEL, Direct((3, 6, 5)), classes=4, generations=2,
                                children=8, **g).genomes,
     training.fit: fit,
     random_places: lambda **g: torch.stack([*vars(random_places(5, **g)).values()]),

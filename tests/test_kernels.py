@@ -16,8 +16,8 @@ from torch import Tensor
 
 from course_lib import datasets, iterate, kernels, models
 from course_lib.attacks import ifgsm, mifgsm, pgd
+from course_lib.encodings import CPPN
 from course_lib.evaluation import fooled
-from course_lib.fooling import CPPN
 from course_lib.kernels import launch
 
 KERNELS = launch.INTERPRETED or torch.cuda.is_available()

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "course_lib"
 ORDER = [
     "files", "runtime", "norms", "losses", "kernels", "gradients", "iterate", "evolution",
     "attacks", "models", "datasets", "scenes", "passages", "evaluation", "sanity", "scoreboard",
-    "smoothing", "fooling", "cards", "distributed", "training", "segmentation", "detection",
+    "smoothing", "encodings", "fooling", "cards", "distributed", "training", "segmentation", "detection",
     "reading", "plots", "widgets", "questions", "exercises", "outputs", "pages", "run",
     "editions", "site", "everywhere",
 ]

@@ -18,8 +18,8 @@ from course_lib import plots, runtime, widgets
 from course_lib.attacks import fgsm, pgd
 from course_lib.attacks.one_pixel import paint
 from course_lib.datasets import Images
+from course_lib.encodings import Direct
 from course_lib.evolution import Archive
-from course_lib.fooling import Direct
 
 
 @pytest.fixture(autouse=True)

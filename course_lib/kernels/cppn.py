@@ -42,7 +42,7 @@ def render_cppn(genomes: Tensor, channels: int, rows: int, columns: int) -> Tens
     The kernel holds all values of a block of pixels of one genome close to the processor; only the
     picture is written. It has no derivative: where one is asked for, the twin renders.
 
-    Shape: genomes [n, slots, 1 + slots], see `course_lib.fooling.CPPN` -> [n, channels, rows,
+    Shape: genomes [n, slots, 1 + slots], see `course_lib.encodings.CPPN` -> [n, channels, rows,
     columns] in [0, 1].
     Lesson: 02.
     """

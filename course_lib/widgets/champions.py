@@ -9,8 +9,9 @@ import torch
 from matplotlib.figure import Figure
 
 from course_lib import plots
+from course_lib.encodings import Encoding
 from course_lib.evolution import Archive
-from course_lib.fooling import Encoding, confidence
+from course_lib.fooling import confidence
 from course_lib.widgets.page import captioned, png, present
 
 
