@@ -38,6 +38,7 @@ def evolve(
     Reference: Nguyen, Yosinski, Clune 2015, section 2.3.
     Lesson: 02.
 
+    >>> from course_lib.encodings import Direct
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     >>> archive = evolve(model, Direct((1, 4, 4)), classes=3, generations=2, children=8)
     >>> archive.genomes.shape
@@ -81,6 +82,7 @@ def gradient_ascent(
     Reference: Nguyen, Yosinski, Clune 2015, section 3.7 (there with weight decay on the image).
     Lesson: 02.
 
+    >>> from course_lib.encodings import Direct
     >>> model, encoding = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), Direct((1, 4, 4))
     >>> grey = torch.full((2, 1, 4, 4), 0.5)
     >>> genomes, scores = gradient_ascent(model, encoding, grey, torch.tensor([0, 2]), steps=3)

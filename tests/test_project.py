@@ -20,8 +20,8 @@ PACKAGE = ROOT / "course_lib"
 ORDER = [
     "files", "runtime", "norms", "losses", "kernels", "gradients", "iterate", "evolution",
     "attacks", "models", "datasets", "scenes", "passages", "evaluation", "sanity", "scoreboard",
-    "smoothing", "encodings", "fooling", "cards", "distributed", "training", "segmentation", "detection",
-    "reading", "plots", "widgets", "questions", "exercises", "outputs", "pages", "run",
+    "smoothing", "encodings", "fooling", "cards", "distributed", "training", "segmentation",
+    "detection", "reading", "plots", "widgets", "questions", "exercises", "outputs", "pages", "run",
     "editions", "site", "everywhere",
 ]
 # plots draws tensors: it knows norms and data, but no attack and no judge.

@@ -100,7 +100,7 @@ def stripes(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def inner_maximum(model, x, y, method, *, eps, steps, norm, seed):
-    start = training.inner.start_of(x, method, eps=eps, norm=norm, generator=generator(seed))
+    start = training.inner.start_of(x, method, generator(seed), eps=eps, norm=norm)
     return training.inner.inner_maximum(model, x, start, y, method, eps=eps, steps=steps, norm=norm)
 
 

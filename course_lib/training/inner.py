@@ -13,7 +13,7 @@ from course_lib.iterate import iterate
 from course_lib.norms import project_box, steepest_step, uniform_ball
 
 
-def start_of(x: Tensor, method: str, *, eps: float, norm: str, generator: Generator) -> Tensor:
+def start_of(x: Tensor, method: str, generator: Generator, *, eps: float, norm: str) -> Tensor:
     """Where the inner maximisation of each image begins: at x, or at a random point around it."""
     if method in ("standard", "fgsm", "free"):
         return x

@@ -116,7 +116,7 @@ def fit(
                 if x.dtype == torch.uint8:
                     x = x.float() / 255
                 radius = eps * min(1.0, 5 * (epoch + i / batches) / epochs)
-                start = start_of(x, method, eps=radius, norm=norm, generator=generator)
+                start = start_of(x, method, generator, eps=radius, norm=norm)
                 x, start, y = x[share], start[share], y[share]
                 for _ in range(replays):
                     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
