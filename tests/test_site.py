@@ -75,7 +75,9 @@ def test_every_module_that_a_lesson_teaches_is_in_the_reference():
     taught = {".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
               for path in package.rglob("*.py") if re.search(
                   r"[Ll]essons? \d\d", ast.get_docstring(ast.parse(path.read_text())) or "")}
-    assert {name for name in taught if not name.startswith("exercises.")} <= set(site.API)
+    # A package's page shows what the package itself offers.
+    missing = {name for name in taught if not {name, name.rpartition(".")[0]} & set(site.API)}
+    assert {name for name in missing if not name.startswith("exercises.")} == set()
 
 
 @pytest.mark.slow
