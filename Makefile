@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip
 # In a container one often is root, and Jupyter wants to hear that this is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test check everywhere run slides student instructor site store record bench constraints clean newest
+.PHONY: lab test check everywhere run slides student instructor site store record bench address constraints clean newest
 
 lab: .venv/installed
 	$(JUPYTER) lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" $(AS_ROOT) $(or $(CHOSEN),$(FIRST))
@@ -54,6 +54,10 @@ store: .venv/installed
 # What COURSE_MODE=lecture replays instead of computing.
 record: .venv/installed
 	COURSE_RECORD=1 $(BIN)/python -m course_lib.run $(CHOSEN)
+
+# Where the course is published, for badges and for lessons that miss it: make address URL=...
+address: .venv/installed
+	$(BIN)/python -m course_lib.address $(URL)
 
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/gradient_attacks.py
