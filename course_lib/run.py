@@ -21,7 +21,7 @@ from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from course_lib import outputs, pages
+from course_lib import covers, outputs, pages
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
@@ -118,6 +118,7 @@ def run_lesson(path: Path, *, store: bool) -> Clock:
         after = refresh(before, after)
         if after != before:
             nbformat.write(after, path)
+        covers.write(path, after)
     else:
         pages.write(pages.reading(), after, BUILD / f"{path.stem}.html")
     return clock

@@ -139,6 +139,7 @@ def write_sources(folder: Path) -> None:
     for name in ("glossary.md", "notation.md"):
         shutil.copy(run.ROOT / "docs" / name, folder)
     shutil.copy(run.ROOT / "data" / "readme.png", folder)
+    shutil.copytree(run.ROOT / "docs" / "covers", folder / "covers")
     copy_assets(folder)
     (folder / "lessons").mkdir()
     for path in LESSONS:

@@ -14,8 +14,9 @@ import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+from PIL import Image
 
-from course_lib import editions, everywhere, exercises, outputs, questions, run
+from course_lib import covers, editions, everywhere, exercises, outputs, questions, run
 from course_lib.questions import Question
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -61,7 +62,7 @@ def faults(notebook: NotebookNode) -> list[str]:
         if cell.metadata.get("slideshow", {}).get("slide_type") not in SLIDE_TYPES:
             found.append(f"cell {i} has no slide type")
         unknown = [t for t in tags(cell)
-                   if t != outputs.IGNORE and not outputs.is_allowance(t)
+                   if t not in (outputs.IGNORE, covers.TAG) and not outputs.is_allowance(t)
                    and not editions.EXERCISE.fullmatch(t)]
         if unknown:
             found.append(f"cell {i} has the tags {unknown}")
@@ -133,6 +134,14 @@ def test_the_first_cell_links_the_glossary_and_the_notation(path):
     for page in ("glossary", "notation"):
         assert f"[{page}](../docs/{page}.md)" in first
         assert (path.parent / f"../docs/{page}.md").exists()
+
+
+@each_lesson
+def test_the_cover_is_the_picture_that_the_lesson_shows(path):
+    """Stored in docs/covers by `make store`; the README and the site show it."""
+    stored = Image.open(covers.place(path)).convert("RGB")
+    assert outputs.looks_the_same(stored, covers.cover(read(path)))
+    assert f"](docs/covers/{path.stem[:2]}.png)" in (run.ROOT / "README.md").read_text()
 
 
 @each_lesson
