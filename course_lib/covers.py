@@ -14,17 +14,14 @@ TAG = "cover"
 WIDTH = 400  # pixels, at most
 
 
-def cover(notebook: NotebookNode) -> Image.Image:
-    """The first picture of the cell with the tag, made smaller.
-
-    Raises: ValueError for a lesson without one.
-    """
+def cover(notebook: NotebookNode) -> Image.Image | None:
+    """The first picture of the cell with the tag, made smaller."""
     for cell in notebook.cells:
         if TAG in cell.metadata.get("tags", []):
             for picture in outputs.pictures(cell.outputs):
                 picture.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
                 return picture
-    raise ValueError(f"no cell with the tag {TAG!r} shows a picture: give it to the best one")
+    return None
 
 
 def place(lesson: Path) -> Path:
@@ -35,6 +32,8 @@ def place(lesson: Path) -> Path:
 def write(lesson: Path, notebook: NotebookNode) -> None:
     """Write the cover of a lesson, unless the one that is there looks the same."""
     new, path = cover(notebook), place(lesson)
+    if new is None:
+        return
     if path.exists() and outputs.looks_the_same(Image.open(path).convert("RGB"), new):
         return
     content = io.BytesIO()

@@ -139,8 +139,9 @@ def test_the_first_cell_links_the_glossary_and_the_notation(path):
 @each_lesson
 def test_the_cover_is_the_picture_that_the_lesson_shows(path):
     """Stored in docs/covers by `make store`; the README and the site show it."""
-    stored = Image.open(covers.place(path)).convert("RGB")
-    assert outputs.looks_the_same(stored, covers.cover(read(path)))
+    cover = covers.cover(read(path))
+    assert cover, "give the tag `cover` to the cell with the best picture"
+    assert outputs.looks_the_same(Image.open(covers.place(path)).convert("RGB"), cover)
     assert f"](docs/covers/{path.stem[:2]}.png)" in (run.ROOT / "README.md").read_text()
 
 

@@ -21,8 +21,8 @@ ORDER = [
     "files", "runtime", "norms", "losses", "kernels", "gradients", "iterate", "evolution",
     "attacks", "models", "datasets", "scenes", "passages", "evaluation", "sanity", "scoreboard",
     "smoothing", "encodings", "fooling", "cards", "distributed", "training", "segmentation",
-    "detection", "reading", "plots", "widgets", "questions", "exercises", "outputs", "covers", "pages",
-    "run", "editions", "site", "everywhere", "address",
+    "detection", "reading", "plots", "widgets", "questions", "exercises", "outputs", "covers",
+    "pages", "run", "editions", "site", "everywhere", "address",
 ]
 # plots draws tensors: it knows norms and data, but no attack and no judge.
 FORBIDDEN = {"plots": {"attacks", "evaluation", "sanity", "scoreboard", "smoothing", "training",
