@@ -12,8 +12,10 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 from browser import MINUTES, opened
+from playwright.sync_api import TimeoutError as Late
 from playwright.sync_api import expect
 
 from course_lib import questions
@@ -22,13 +24,61 @@ from course_lib.questions import Question
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
+# Every explorer on toys, and one whose callback has a mistake.
+EXPLORERS = ["""
+import torch
+from torch import nn
+import course_lib
+from course_lib import widgets
+from course_lib.datasets import Images
+from course_lib.encodings import Direct
+from course_lib.evolution import Archive
+from course_lib.widgets.champions import ChampionsExplorer
+course_lib.setup(lesson=0)
+generator = course_lib.generator(0)
+images = Images(torch.rand(4, 3, 8, 8, generator=generator), torch.arange(4), list("abcd"))
+net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
+history = [Archive(torch.rand(4, 3, 8, 8, generator=generator), torch.randn(4)) for _ in range(9)]
+genes = [(torch.rand(20, 5, generator=generator) * 8, torch.rand(20)) for _ in range(9)]
+path = [torch.rand(1, 3, 8, 8, generator=generator) for _ in range(9)]
+points = torch.randn(20, 2, generator=generator)
+dense, mask = nn.Conv2d(3, 4, 1), torch.zeros(1, 8, 8, dtype=torch.int64)
+""", "widgets.fgsm_explorer(net, images)",
+    "widgets.norm_ball_explorer()",
+    "widgets.champions_explorer(Direct((3, 8, 8)), history, images.classes)",
+    "widgets.pgd_explorer(net, images, eps=0.2)",
+    "widgets.transfer_explorer({'one': net, 'two': nn.Sequential(nn.Flatten(), nn.Linear(192, 4))},"
+    " images)",
+    "widgets.evolution_explorer(net, images.x[:1], genes, images.classes)",
+    "widgets.squares_explorer(points, (points[:, 0] > 0).long(),"
+    " lambda eps: lambda p: p[:, 0] - eps, [0, 0.1, 0.2], eps=0.3)",
+    "widgets.dag_explorer(dense, path, mask)",
+    "widgets.patch_explorer(net, images, torch.rand(3, 4, 4))",
+    """
+class Broken(ChampionsExplorer):
+    def _changed(self, change=None):
+        assert change is None, "a mistake"
+broken = Broken(Direct((3, 8, 8)), history, images.classes).box
+broken.remove_class("champions-explorer")
+broken.add_class("broken-explorer")
+broken
+"""]
+NAMES = ["fgsm", "norm-ball", "champions", "pgd", "transfer", "evolution", "squares", "dag",
+         "patch"]
+
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """JupyterLab on a copy of lessons and pages: running a lesson rewrites its outputs."""
+def folder(tmp_path_factory):
+    """A copy of lessons and pages: running a lesson rewrites its outputs."""
     folder = tmp_path_factory.mktemp("lab")
     for name in ("notebooks", "docs"):
         shutil.copytree(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(folder):
+    """The address of a JupyterLab in that folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -87,18 +137,21 @@ def run_all(page) -> None:
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
 
-def move(page, explorer) -> None:
-    """The first slider of an explorer moves, and the picture follows."""
+# The pictures of an explorer, and the one chart that is made of HTML.
+SHOWN = "e => [...e.querySelectorAll('img')].map(i => i.src).join() || e.innerHTML"
+
+
+def move(page, name: str, timeout: float = MINUTES) -> None:
+    """The last slider of an explorer moves by keys, and its pictures follow."""
+    explorer = page.locator(f".{name}-explorer").first
     explorer.scroll_into_view_if_needed()
-    picture = explorer.locator("img.fgsm-adversarial, .fgsm-adversarial img").first
-    before = picture.get_attribute("src")
-    handle = explorer.locator(".noUi-handle, [role=slider]").first
+    before = explorer.evaluate(SHOWN)
+    handle = explorer.locator(".noUi-handle, [role=slider]").last
     handle.focus()
     for _ in range(8):
         handle.press("ArrowRight")
-    page.wait_for_function(
-        "([e, old]) => e.getAttribute('src') !== old",
-        arg=[picture.element_handle(), before], timeout=MINUTES)
+    page.wait_for_function(f"([e, old]) => ({SHOWN})(e) !== old",
+                           arg=[explorer.element_handle(), before], timeout=timeout)
 
 
 @pytest.mark.alone
@@ -115,7 +168,7 @@ def test_lesson_00_as_a_student_meets_it(lab):
     with opened(1400, 1000) as page:
         read_as_stored(page, lab, LESSONS[0])
         run_all(page)
-        move(page, page.locator(".fgsm-explorer").first)
+        move(page, "fgsm")
 
 
 @pytest.mark.alone
@@ -136,4 +189,32 @@ def test_lesson_03_as_a_student_meets_it(lab):
         assert "Measured: 0 by random signs, 18 by FGSM." in text
         assert all(why in text for why in predictions["3.a"].why.values())
         assert len(told(page, predictions, quiz)) == len(predictions["3.a"].why)
-        move(page, page.locator(".fgsm-explorer").first)
+        move(page, "fgsm")
+
+
+@pytest.fixture
+def written(lab, folder):
+    """Opens a notebook of these cells in the browser."""
+    def write(page, name: str, cells: list[str]) -> None:
+        notebook = nbformat.v4.new_notebook(
+            cells=[*map(nbformat.v4.new_code_cell, cells)],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+        nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
+        page.goto(f"{lab}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?token=reader",
+                  timeout=2 * MINUTES)
+        page.get_by_text("| Idle").wait_for(timeout=2 * MINUTES)
+    return write
+
+
+@pytest.mark.alone
+def test_every_explorer_answers_its_slider(written):
+    with opened(1400, 1000) as page:
+        written(page, "explorers", EXPLORERS)
+        page.keyboard.press("Escape")
+        page.keyboard.press("Control+a")
+        page.keyboard.press("Control+Enter")
+        page.locator(".broken-explorer").wait_for(state="attached", timeout=2 * MINUTES)
+        for name in NAMES:
+            move(page, name)
+        with pytest.raises(Late):
+            move(page, "broken", timeout=3000)
