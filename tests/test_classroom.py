@@ -99,5 +99,5 @@ def test_the_page_links_what_exists_and_states_the_limits_of_the_file(configured
 
 def test_the_page_calls_commands_that_exist():
     targets = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"\bmake ([a-z]+)", PAGE)):
+    for target in set(re.findall(r"(?:^|`)make ([a-z]+)", PAGE, re.MULTILINE)):
         assert re.search(rf"^{target}:", targets, re.MULTILINE), target
