@@ -9,11 +9,13 @@ import argparse
 import base64
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -31,16 +33,29 @@ CELL_METADATA = {"slideshow", "tags", "jupyter"}  # worth storing; time stamps a
 
 @dataclass
 class Clock:
-    """Seconds of each code cell of a lesson, and from its start to its first picture."""
+    """Seconds of each code cell of a lesson, and from its start to its first picture.
+
+    peak: GiB that the kernel held at most, where the system tells (Linux).
+    """
 
     cells: list[float] = field(default_factory=list)
     first_picture: float | None = None
+    peak: float | None = None
 
     def __str__(self) -> str:
         words = f"{sum(self.cells):.0f} s, slowest cell {max(self.cells, default=0.0):.1f} s"
         if self.first_picture is not None:
             words += f", first picture after {self.first_picture:.1f} s"
+        if self.peak is not None:
+            words += f", peak memory {self.peak:.1f} GiB"
         return words
+
+
+def peak_memory(process: int) -> float | None:
+    """GiB that a running process has held at most; None where there is no /proc to ask."""
+    status = Path(f"/proc/{process}/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) / 2**20 if found else None
 
 
 def execute(
@@ -67,6 +82,8 @@ def execute(
             clock.cells.append(time.perf_counter() - begin)
             if clock.first_picture is None and outputs.pictures(cell.outputs):
                 clock.first_picture = time.perf_counter() - start
+        manager: Any = client.km
+        clock.peak = peak_memory(manager.provisioner.pid)
     return clock
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import nbformat
@@ -47,6 +48,9 @@ def test_pages_and_clocks(lesson, capsys):
     said = capsys.readouterr().out
     assert "09_short: 0 s, slowest cell" in said or "09_short: 1 s, slowest cell" in said
     assert "first picture after" in said
+    if Path("/proc/self/status").exists():
+        peak = float(re.search(r"peak memory (\d+\.\d) GiB", said)[1])
+        assert 0.02 < peak < 2  # a kernel that imports next to nothing
 
 
 def test_slides_keep_folded_answers_to_themselves(lesson):
