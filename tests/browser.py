@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome"))), None)
+SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 MINUTES = 60_000  # Playwright counts in milliseconds
 
 
@@ -27,5 +30,10 @@ def opened(width: int, height: int) -> Iterator[Page]:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
-        yield browser.new_page(viewport={"width": width, "height": height})
-        browser.close()
+        page = browser.new_page(viewport={"width": width, "height": height})
+        try:
+            yield page
+        finally:  # how it looked at the end, above all where the test failed
+            test = os.environ["PYTEST_CURRENT_TEST"].split("::")[-1].split(" ")[0]
+            page.screenshot(path=SCREENSHOTS / f"{re.sub(r'[^a-z0-9]+', '-', test)}.png")
+            browser.close()

@@ -18,7 +18,7 @@ from browser import MINUTES, opened
 from playwright.sync_api import TimeoutError as Late
 from playwright.sync_api import expect
 
-from course_lib import questions
+from course_lib import exercises, questions
 from course_lib.questions import Question
 
 ROOT = Path(__file__).parents[1]
@@ -137,6 +137,12 @@ def run_all(page) -> None:
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
 
+# Controls that a screen reader could not name. Of sliders it reads the value alone: ipywidgets
+# gives their handles no name, and a notebook cannot.
+NAMELESS = """() => [...document.querySelectorAll('[class*=-explorer] :is(input, select, button)')]
+  .filter(e => !(e.ariaLabel || e.title || e.getAttribute('aria-labelledby') || e.labels?.length
+                 || e.innerText))
+  .map(e => e.outerHTML)"""
 # The pictures of an explorer, and the one chart that is made of HTML.
 SHOWN = "e => [...e.querySelectorAll('img')].map(i => i.src).join() || e.innerHTML"
 
@@ -214,7 +220,54 @@ def test_every_explorer_answers_its_slider(written):
         page.keyboard.press("Control+a")
         page.keyboard.press("Control+Enter")
         page.locator(".broken-explorer").wait_for(state="attached", timeout=2 * MINUTES)
+        assert page.evaluate(NAMELESS) == []
         for name in NAMES:
             move(page, name)
         with pytest.raises(Late):
             move(page, "broken", timeout=3000)
+
+
+def tab_to(page, selector: str) -> None:
+    """Press Tab until the focus is on such an element."""
+    for _ in range(150):
+        if page.evaluate("s => document.activeElement.matches(s)", selector):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{selector} cannot be reached by Tab")
+
+
+def rewrite(page, source: str) -> None:
+    """In command mode: replace the code of the selected cell, and run it."""
+    page.keyboard.press("Enter")
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(source)
+    page.keyboard.press("Control+Enter")
+
+
+@pytest.mark.alone
+def test_an_exercise_and_a_prediction_by_keyboard_alone(written):
+    exercise = exercises.get("0.1")
+    setup = """
+from course_lib.exercises import check
+from course_lib.questions import predict, reveal
+"""
+    with opened(1400, 1000) as page:
+        written(page, "keyboard", [setup, 'predict("0.a")', 'reveal("0.a", "Measured: 7.")',
+                                   exercise.stub.strip(), f'check("0.1", {exercise.name})'])
+        page.keyboard.press("Escape")
+        page.keyboard.press("Control+a")
+        page.keyboard.press("Control+Enter")
+        page.get_by_text("○ Exercise 0.1: not attempted yet").wait_for(timeout=MINUTES)
+        # The last cell is selected; the stub stands above it.
+        for answer, verdict in (("def is_attack(f, x, y, r, eps): return True", "✗ Exercise 0.1"),
+                                (exercises.solved_source("0.1"), "✓ Exercise 0.1: correct")):
+            page.keyboard.press("ArrowUp")
+            rewrite(page, answer)
+            page.keyboard.press("ArrowDown")
+            page.keyboard.press("Control+Enter")
+            page.get_by_text(verdict).wait_for(timeout=MINUTES)
+        tab_to(page, ".course-prediction input[type=radio]")
+        page.keyboard.press("Space")
+        tab_to(page, ".course-prediction button")
+        page.keyboard.press("Enter")
+        page.get_by_text("Measured: 7.").wait_for(timeout=MINUTES)
