@@ -89,7 +89,7 @@ def lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     >>> lines([Row("FGSM", "linf", "white box", 1, 1, 0.21, 0.93, 0.1, 40)])[1][0]
     ['FGSM', 'l_inf', 'white box', '1', '1', '0.2', '93 %', '0.1']
     """
-    columns = ["attack", "norm", "knowledge", "queries an image", "gradients an image", "seconds",
+    columns = ["attack", "norm", "knowledge", "queries per image", "gradients per image", "seconds",
                "success", "median size"]
     return columns, [
         [row.attack, WRITTEN[row.norm], row.knowledge, f"{row.queries:.3g}", f"{row.gradients:.3g}",
