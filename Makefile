@@ -21,7 +21,7 @@ lab: .venv/installed
 
 # Live slides, first one up.
 lecture: .venv/installed-lecture
-	$(BIN)/python -m course_lib.lecture $(CHOSEN)
+	$(BIN)/python -m course_lib.slideshow $(CHOSEN)
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest

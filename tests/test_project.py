@@ -20,7 +20,7 @@ PACKAGE = ROOT / "course_lib"
 ORDER = ["runtime", "norms", "kernels", "gradients", "ascent", "evolution", "attacks", "models",
          "datasets", "scenes", "passages", "evaluation", "smoothing", "fooling", "cards",
          "distributed", "training", "segmentation", "detection", "reading", "plots", "widgets",
-         "questions", "exercises", "outputs", "pages", "run", "editions", "lecture",
+         "questions", "exercises", "outputs", "pages", "run", "editions", "slideshow",
          "site", "everywhere"]
 # plots draws tensors: it knows norms and data, but no attack and no judge.
 FORBIDDEN = {"plots": {"attacks", "evaluation", "smoothing", "training", "widgets", "ascent"},

@@ -1,6 +1,6 @@
 """Lessons as live slides: JupyterLab with RISE, opened on the first slide. `make lecture`
 
-    python -m course_lib.lecture [lesson.ipynb] [options of jupyter lab]
+    python -m course_lib.slideshow [lesson.ipynb] [options of jupyter lab]
 
 The lessons are copied to build/lecture first: a lecture starts from what is stored, and whatever is
 typed in front of the hall stays out of the clone.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +26,8 @@ STYLE = Path(__file__).parent / "templates" / "rise.css"
 # What RISE reads in a notebook; it goes before what somebody has set in JupyterLab. Of its themes
 # white, black and serif ask no other machine for fonts.
 SLIDES = {"theme": "white", "transition": "none", "center": False, "width": 1280, "height": 720,
-          "margin": 0, "minScale": 0.2, "slideNumber": "c/t", "start_slideshow_at": "beginning",
-          "auto_select": "code"}
+          "margin": 0, "minScale": 0.2, "slideNumber": "c/t", "controls": False,
+          "start_slideshow_at": "beginning", "auto_select": "code"}
 
 
 def prepare(notebook: NotebookNode) -> NotebookNode:
@@ -87,10 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     copy(lessons)  # all of them: the map in lesson 00 is drawn from its neighbours
     options = [option for option in given if option not in chosen]
     lesson = Path(chosen[0]).name if chosen else lessons[0].name
-    try:
-        return subprocess.run(command(lesson, options), env=environment(), check=False).returncode
-    except KeyboardInterrupt:  # JupyterLab has been told, too, and has asked what it asks
-        return 0
+    start = command(lesson, options)
+    os.execve(start[0], start, environment())  # Ctrl-C then is JupyterLab's alone
 
 
 if __name__ == "__main__":
