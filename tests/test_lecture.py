@@ -8,7 +8,6 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -64,7 +63,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip(message)
     folder = tmp_path_factory.mktemp("lecture")
     nbformat.write(notebook(), folder / "short.ipynb")
-    slideshow.copy([folder / "short.ipynb", slideshow.run.ROOT / "notebooks" / "03_fgsm.ipynb"], folder)
+    lesson = slideshow.run.ROOT / "notebooks" / "03_fgsm.ipynb"
+    slideshow.copy([folder / "short.ipynb", lesson], folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
