@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib import run
+from course_lib import run, runtime
 
 FOLDER = run.BUILD / "lecture"
 # RISE lives in a folder of its own, see the Makefile: neither `make lab` nor pip meet it.
@@ -28,6 +28,11 @@ STYLE = Path(__file__).parent / "templates" / "rise.css"
 SLIDES = {"theme": "white", "transition": "none", "center": False, "width": 1280, "height": 720,
           "margin": 0, "minScale": 0.2, "slideNumber": "c/t", "controls": False,
           "start_slideshow_at": "beginning", "auto_select": "code"}
+
+# One key runs all that a section needs: the cells above it.
+KEYS = {"@jupyterlab/shortcuts-extension:shortcuts": {"shortcuts": [{
+    "command": "notebook:run-all-above", "keys": ["Ctrl Shift Enter"],
+    "selector": ".jp-Notebook.jp-mod-commandMode:not(.jp-mod-readWrite) :focus"}]}}
 
 
 def prepare(notebook: NotebookNode) -> NotebookNode:
@@ -51,6 +56,7 @@ def copy(paths: Sequence[Path], folder: Path = FOLDER) -> None:
     target.mkdir(parents=True, exist_ok=True)
     shutil.copytree(run.ROOT / "docs", folder / "docs", dirs_exist_ok=True)
     shutil.copyfile(STYLE, target / "rise.css")  # RISE looks for this name beside the notebook
+    runtime.write_json(folder / "labconfig" / "default_setting_overrides.json", KEYS)
     for path in paths:
         nbformat.write(prepare(nbformat.read(path, as_version=4)), target / path.name)
 
@@ -62,7 +68,7 @@ def command(lesson: str, options: Sequence[str] = (), folder: Path = FOLDER) -> 
             f"--LabApp.default_url=/rise/notebooks/{lesson}", *as_root, *options]
 
 
-def environment(rise: Path = RISE) -> dict[str, str]:
+def environment(folder: Path = FOLDER, rise: Path = RISE) -> dict[str, str]:
     """This process's, in lecture mode, with RISE in front of everything of the same name.
 
     Raises: RuntimeError that says how to install RISE, where it is not.
@@ -70,7 +76,7 @@ def environment(rise: Path = RISE) -> dict[str, str]:
     if not (rise / "jupyterlab_rise").is_dir():
         raise RuntimeError(f"RISE is not in {rise}: run `make lecture`, which installs it")
     first = {"PYTHONPATH": rise, "JUPYTER_PATH": rise / "share" / "jupyter",
-             "JUPYTER_CONFIG_PATH": rise / "etc" / "jupyter"}
+             "JUPYTER_CONFIG_PATH": f"{folder}{os.pathsep}{rise / 'etc' / 'jupyter'}"}
     return {**os.environ, "COURSE_MODE": "lecture", **{
         name: os.pathsep.join(filter(None, [str(path), os.environ.get(name)]))
         for name, path in first.items()}}

@@ -50,7 +50,8 @@ def notebook() -> NotebookNode:
     kinds = ["slide", "skip", "slide", "subslide", "subslide", "subslide"]
     for part, kind in zip(cells, kinds, strict=True):
         part.metadata.slideshow = {"slide_type": kind}
-    return nbformat.v4.new_notebook(cells=cells)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = [f"--port={port}", "--no-browser", "--IdentityProvider.token=lecturer"]
     with (folder / "lab.log").open("w") as log:
         process = subprocess.Popen(slideshow.command("03_fgsm.ipynb", options, folder),
-                                   env=slideshow.environment(), stdout=log, stderr=log)
+                                   env=slideshow.environment(folder), stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/api?token=lecturer")
         yield f"http://127.0.0.1:{port}"
@@ -158,9 +159,20 @@ def test_the_set_up_runs_from_the_first_slide(server):
         line.filter(has_text="lecture mode").wait_for(timeout=2 * MINUTES)
 
 
+@pytest.mark.slow
+def test_one_key_runs_all_that_stands_above(server):
+    with opened(1280, 720) as page:
+        shown(page, f"{server}/rise/notebooks/short.ipynb")
+        for _ in range(4):
+            turn(page)
+        page.locator(f"{SLIDE} .jp-CodeCell").click(position={"x": 3, "y": 3})
+        page.keyboard.press("Control+Shift+Enter")
+        page.get_by_text("set up", exact=True).wait_for(state="attached", timeout=2 * MINUTES)
+
+
 def test_a_lecture_needs_rise(tmp_path):
     with pytest.raises(RuntimeError, match="run `make lecture`, which installs it"):
-        slideshow.environment(tmp_path)
+        slideshow.environment(rise=tmp_path)
 
 
 def test_a_lecture_listens_on_this_machine_only_and_asks_for_its_token():
