@@ -170,6 +170,18 @@ def test_one_key_runs_all_that_stands_above(server):
         page.get_by_text("set up", exact=True).wait_for(state="attached", timeout=2 * MINUTES)
 
 
+def test_rise_is_installed_apart_from_everything_else():
+    def would_run(*arguments: str) -> str:
+        return subprocess.run(
+            ["make", "--no-print-directory", "--dry-run", "--what-if=pyproject.toml", *arguments],
+            cwd=slideshow.run.ROOT, capture_output=True, text=True, check=True).stdout
+
+    commands = would_run("lecture", "LESSON=03")
+    assert "--no-deps --target .venv/lecture jupyterlab-rise==" in commands
+    assert commands.rstrip().endswith("-m course_lib.slideshow notebooks/03_fgsm.ipynb")
+    assert "rise" not in would_run("lab")
+
+
 def test_a_lecture_needs_rise(tmp_path):
     with pytest.raises(RuntimeError, match="run `make lecture`, which installs it"):
         slideshow.environment(rise=tmp_path)
