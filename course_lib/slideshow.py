@@ -28,7 +28,6 @@ STYLE = Path(__file__).parent / "templates" / "rise.css"
 SLIDES = {"theme": "white", "transition": "none", "center": False, "width": 1280, "height": 720,
           "margin": 0, "minScale": 0.2, "slideNumber": "c/t", "controls": False,
           "start_slideshow_at": "beginning", "auto_select": "code"}
-
 # One key runs all that a section needs: the cells above it.
 KEYS = {"@jupyterlab/shortcuts-extension:shortcuts": {"shortcuts": [{
     "command": "notebook:run-all-above", "keys": ["Ctrl Shift Enter"],
