@@ -1,6 +1,6 @@
 # Two commands do everything: `make lab` opens the course, `make test` validates it.
-# `make run`, `make slides` and `make site` write pages of all lessons under build/; `make check`
-# and `make store` are for authors.
+# `make lecture` shows a lesson as slides; `make run`, `make slides` and `make site` write pages of
+# all lessons under build/; `make check` and `make store` are for authors.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,10 +14,14 @@ PIP := $(BIN)/python -m pip
 # In a container one often is root, and Jupyter wants to hear that this is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test check everywhere run slides student instructor site store record bench address constraints clean newest
+.PHONY: lab lecture test check everywhere run slides student instructor site store record bench address constraints clean newest
 
 lab: .venv/installed
 	$(JUPYTER) lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" $(AS_ROOT) $(or $(CHOSEN),$(FIRST))
+
+# Live slides, first one up.
+lecture: .venv/installed-lecture
+	$(BIN)/python -m course_lib.slideshow $(CHOSEN)
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
@@ -77,6 +81,14 @@ bench: .venv/installed-bench
 	$(JUPYTER) labextension disable "@jupyterlab/apputils-extension:announcements"
 	@touch $@
 
+# RISE asks for an extension that JupyterLab 4 cannot load and does without; and later versions of
+# the widgets do not load in RISE. Hence without dependencies, and apart from everything else.
+.venv/installed-lecture: .venv/installed
+	rm -rf .venv/lecture
+	$(PIP) install --quiet --no-deps --target .venv/lecture jupyterlab-rise==0.43.1 \
+	  jupyterlab-widgets==3.0.9
+	@touch $@
+
 .venv/installed-pages: .venv/installed
 	$(PIP) install --quiet $(VERSIONS) --editable ".[pages]"
 	@touch $@
@@ -85,7 +97,7 @@ bench: .venv/installed-bench
 	$(PIP) install --quiet $(VERSIONS) --editable ".[site]"
 	@touch $@
 
-.venv/installed-test: .venv/installed-site
+.venv/installed-test: .venv/installed-site .venv/installed-lecture
 	$(PIP) install --quiet $(VERSIONS) --editable ".[test]"
 	@touch $@
 
