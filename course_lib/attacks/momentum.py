@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import kernels
-from course_lib.gradients import check_step_size
+from course_lib.gradients import check_images, check_step_size
 from course_lib.iterate import Callback, Update, iterate
 from course_lib.kernels.launch import fused
 from course_lib.kernels.steps import accumulate
@@ -75,6 +75,7 @@ def mifgsm(
     True
     """
     check_ball(eps, norm)
+    check_images(model, x, y, target)
     if not mu >= 0:
         raise ValueError(f"mu = {mu}: the decay factor must be >= 0 (the paper uses 1)")
     alpha = eps / max(steps, 1) if step_size is None else step_size

@@ -65,6 +65,7 @@ def ifgsm(
     True
     """
     check_ball(eps, norm)
+    check_images(model, x, y, target)
     alpha = eps / max(steps, 1) if step_size is None else step_size
     check_step_size(alpha)
     return iterate(model, x, y, update=gradient_step(eps, norm), sizes=[alpha] * steps,
