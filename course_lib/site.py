@@ -136,7 +136,8 @@ def copy_assets(folder: Path) -> None:
 
 def write_sources(folder: Path) -> None:
     """Write what Sphinx reads."""
-    for name in ("glossary.md", "notation.md", "classroom.md", "jupyterhub_config.py"):
+    for name in ("glossary.md", "notation.md", "attribution.md", "classroom.md",
+                 "jupyterhub_config.py"):
         shutil.copy(run.ROOT / "docs" / name, folder)
     shutil.copy(run.ROOT / "data" / "readme.png", folder)
     shutil.copytree(run.ROOT / "docs" / "covers", folder / "covers")
@@ -163,7 +164,7 @@ def _front(readme: str) -> str:
                      ("(docs/", "(")):
         text = text.replace(old, new)
     entries = {"Lessons": [f"lessons/{path.stem}" for path in LESSONS],
-               "To look up": ["notation", "glossary"],
+               "To look up": ["notation", "glossary", "attribution"],
                "To teach": ["classroom"],
                "Library": [f"api/{module}" for module in API]}
     trees = ["\n".join(["```{toctree}", f":caption: {caption}", ":maxdepth: 1", ":hidden:", "",
