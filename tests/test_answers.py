@@ -69,7 +69,16 @@ def stub(tmp_path):
 
 @each_exercise
 def test_the_check_meets_enough_answers(exercise):
-    assert len(WRONG[exercise.id]) >= 6 and len(RIGHT[exercise.id]) >= 2
+    declared = getattr(exercise.diagnose, "mistakes", {})
+    assert len(WRONG[exercise.id]) + len(declared) >= 6 and len(RIGHT[exercise.id]) >= 2
+
+
+@pytest.mark.parametrize(("exercise", "message"), [
+    pytest.param(exercise, message, id=f"{exercise.id}-{message[:30]}")
+    for exercise in EXERCISES for message in getattr(exercise.diagnose, "mistakes", {})])
+def test_every_declared_mistake_gets_its_own_message(verdict, exercise, message):
+    said = verdict(exercise.id, exercise.diagnose.mistakes[message])
+    assert said == f"✗ Exercise {exercise.id}: not yet: {message}"
 
 
 @pytest.mark.parametrize(("id", "fn", "words"), [
