@@ -19,7 +19,7 @@ from course_lib import files, run
 
 _GITHUB = re.compile(r"https://github\.com/[\w-]+/[\w.-]+")
 _URLS = re.compile(r'\[project\.urls\]\nRepository = "(.*)"\n')
-_BADGES = re.compile(r"<!-- badges: .* -->\n(?:.+\n)*")
+BADGES = re.compile(r"<!-- badges: .* -->\n(?:.+\n)*")
 CELL = "install-course"  # the id of the cell in each lesson
 
 
@@ -80,7 +80,7 @@ def spread(root: Path) -> list[Path]:
             changed.append(path)
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
-    new = _BADGES.sub(badges(url, [path.stem for path in lessons]), text)
+    new = BADGES.sub(badges(url, [path.stem for path in lessons]), text)
     if new != text:
         files.write(readme, new.encode())
         changed.append(readme)

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib import editions, exercises, pages, run
+from course_lib import address, editions, exercises, pages, run
 
 LESSONS = sorted((run.ROOT / "notebooks").glob("*.ipynb"))
 # What a student calls; how pages are made and outputs compared is for the curious in the source.
@@ -159,7 +159,8 @@ def _front(readme: str) -> str:
     """The front page: the first words of README.md and its lessons, and what else there is."""
     opening, *sections = re.split(r"^(?=## )", readme, flags=re.MULTILINE)
     (lessons,) = [s for s in sections if s.startswith("## Lessons\n")]
-    text = opening + lessons
+    # Badges are pictures from elsewhere, and the page loads nothing from there.
+    text = address.BADGES.sub("", opening) + lessons
     for old, new in (("data/readme.png", "readme.png"), ("(notebooks/", "(lessons/"),
                      ("(docs/", "(")):
         text = text.replace(old, new)

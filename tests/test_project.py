@@ -22,7 +22,7 @@ ORDER = [
     "attacks", "models", "datasets", "scenes", "passages", "evaluation", "sanity", "scoreboard",
     "smoothing", "encodings", "fooling", "cards", "distributed", "training", "segmentation",
     "detection", "reading", "plots", "widgets", "questions", "exercises", "outputs", "covers",
-    "pages", "run", "editions", "slideshow", "site", "everywhere", "address",
+    "pages", "run", "editions", "slideshow", "address", "site", "everywhere",
 ]
 # plots draws tensors: it knows norms and data, but no attack and no judge.
 FORBIDDEN = {"plots": {"attacks", "evaluation", "sanity", "scoreboard", "smoothing", "training",

@@ -12,7 +12,7 @@ from browser import MINUTES, opened
 from bs4 import BeautifulSoup
 from test_pages import RAW, READY
 
-from course_lib import site
+from course_lib import address, site
 
 SMALL = "# Start\n\n```{toctree}\nother\n```\n"
 
@@ -40,17 +40,17 @@ def broken(folder: Path) -> list[str]:
         for page in folder.rglob("*.html") if "_static" not in page.parts}
     found = []
     for page in names:
-        for address, loads in addresses(page):
-            parts = urlsplit(address)
+        for link, loads in addresses(page):
+            parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 if loads and parts.scheme != "data":
-                    found.append(f"{page.name} loads {address}")
+                    found.append(f"{page.name} loads {link}")
                 continue
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             anchor = unquote(parts.fragment)
             if not target.is_file() or (
                     anchor and target in names and anchor not in names[target]):
-                found.append(f"{page.name} links to {address}")
+                found.append(f"{page.name} links to {link}")
     return found
 
 
@@ -68,6 +68,13 @@ def test_every_lesson_and_module_has_its_page_and_no_link_is_broken(built):
     assert {p.stem for p in (built / "lessons").glob("*.html")} == {p.stem for p in site.LESSONS}
     assert {p.stem for p in (built / "api").glob("*.html")} == set(site.API)
     assert broken(built) == []
+
+
+def test_the_front_page_loads_no_badge_from_elsewhere():
+    readme = (site.run.ROOT / "README.md").read_text()
+    badges = address.badges("https://github.com/somebody/course", ["00_why_cnns_break"])
+    published = address.BADGES.sub(badges, readme)
+    assert "mybinder" in published and "mybinder" not in site._front(published)
 
 
 def test_every_module_that_a_lesson_teaches_is_in_the_reference():
