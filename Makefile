@@ -17,7 +17,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 .PHONY: lab lecture test check everywhere run slides student instructor site store record bench address constraints clean newest
 
 lab: .venv/installed
-	$(JUPYTER) lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" $(AS_ROOT) $(or $(CHOSEN),$(FIRST))
+	$(JUPYTER) lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" $(AS_ROOT) --LabApp.default_url=/lab/tree/$(or $(CHOSEN),$(FIRST))
 
 # Live slides, first one up.
 lecture: .venv/installed-lecture

@@ -370,6 +370,3 @@ def transfer_matrix(
         inspected(f"the attack on {name}", x_adv, x, *ball_of(attack, None, "linf"))
         rows.append([100 * share(fooled(target, x_adv, y)) for target in targets.values()])
     return Transfer(torch.tensor(rows), [*sources], [*targets], len(x))
-
-
-# --- scoreboard ---------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
+from course_lib.attacks import pgd
 from course_lib.exercises.diagnoses import Watching
 from course_lib.norms import NORMS
 
@@ -77,6 +80,14 @@ def labels(model: nn.Module, x: Tensor) -> Tensor:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+EPS = 0.15  # a radius in which `strong` fools some images of `trained` and not all
+
+
+def strong(**options: Any) -> Callable[..., Tensor]:
+    """PGD with 20 steps and a generator of its own."""
+    return functools.partial(pgd, eps=EPS, steps=20, generator=generator(), **options)
 
 
 @functools.cache

@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
-from browser import MINUTES, opened
+from browser import MINUTES, opened, serving
 from playwright.sync_api import TimeoutError as Late
 from playwright.sync_api import expect
 
@@ -79,32 +75,17 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lab(folder):
     """The address of a JupyterLab in that folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     # Every cell in the page at once, so that nobody has to scroll for the explorer.
     settings = folder / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
     environment = {k: v for k, v in os.environ.items() if k != "COURSE_WIDGETS"}
     environment["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "settings")
-    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}",
-               "--no-browser", "--IdentityProvider.token=reader", f"--notebook-dir={folder}"]
+    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--notebook-dir={folder}"]
     if os.geteuid() == 0:
         command.append("--allow-root")
-    log = (folder / "lab.log").open("w")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=reader", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(20)
+    with serving(command, environment, folder / "lab.log") as address:
+        yield address
 
 
 def told(page, predictions: dict[str, Question], quiz: list[Question]) -> list[str]:

@@ -8,12 +8,13 @@ import math
 import pytest
 import torch
 from strategies import (
+    EPS,
     Counting,
     Wrapped,
     assert_untouched,
     generator,
+    strong,
     trace,
-    trained,
 )
 from torch import nn
 
@@ -28,18 +29,6 @@ from course_lib.evaluation import (
 from course_lib.norms import NORMS
 from course_lib.sanity import sanity_checks
 from course_lib.scoreboard import measure
-
-EPS = 0.15
-
-
-@pytest.fixture(scope="module")
-def small():
-    return trained()
-
-
-def strong(**options):
-    return functools.partial(pgd, eps=EPS, steps=20, generator=generator(), **options)
-
 
 # --- robust accuracy ----------------------------------------------------------------------------
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 
 import nbformat
 import pytest
-from browser import MINUTES, opened
+from browser import MINUTES, opened, serving
 from nbformat import NotebookNode
 from playwright.sync_api import Page
 
@@ -66,29 +63,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     nbformat.write(notebook(), folder / "short.ipynb")
     lesson = slideshow.run.ROOT / "notebooks" / "03_fgsm.ipynb"
     slideshow.copy([folder / "short.ipynb", lesson], folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [f"--port={port}", "--no-browser", "--IdentityProvider.token=lecturer"]
-    with (folder / "lab.log").open("w") as log:
-        process = subprocess.Popen(slideshow.command("03_fgsm.ipynb", options, folder),
-                                   env=slideshow.environment(folder), stdout=log, stderr=log)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/api?token=lecturer")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def wait_for(address: str) -> None:
-    for _ in range(120):
-        try:
-            urllib.request.urlopen(address, timeout=2)
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise TimeoutError(address)
+    with serving(slideshow.command("03_fgsm.ipynb", folder=folder), slideshow.environment(folder),
+                 folder / "lab.log") as address:
+        yield address
 
 
 def shown(page: Page, address: str) -> list[str]:
@@ -96,7 +73,7 @@ def shown(page: Page, address: str) -> list[str]:
     foreign: list[str] = []
     page.on("request", lambda r: r.url.startswith(
         ("http://127.0.0.1:", "data:", "blob:")) or foreign.append(r.url))
-    page.goto(f"{address}?token=lecturer", timeout=2 * MINUTES)
+    page.goto(f"{address}?token=reader", timeout=2 * MINUTES)
     page.locator(SLIDE).wait_for(timeout=2 * MINUTES)
     return foreign
 

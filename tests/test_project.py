@@ -206,7 +206,8 @@ def test_make_lab_opens_the_first_lesson_for_this_machine_only():
     command = dry.strip().split("\n")[-1]
     first = sorted((ROOT / "notebooks").glob("0[01]_*.ipynb"))[0]
     assert command.startswith(".venv/bin/jupyter lab --ip=127.0.0.1 ")
-    assert command.endswith(f"notebooks/{first.name}")
+    # The page itself, so that the address that is printed leads to the lesson, too.
+    assert command.endswith(f" --LabApp.default_url=/lab/tree/notebooks/{first.name}")
     assert "token" not in command and "no-browser" not in command
 
 

@@ -8,28 +8,17 @@ import math
 import pytest
 import torch
 from strategies import (
+    EPS,
     convolutional,
-    generator,
     images,
     labels,
-    trained,
+    strong,
     unusual,
 )
 
 from course_lib import plots, scoreboard
-from course_lib.attacks import fgsm, pgd, square
+from course_lib.attacks import fgsm, square
 from course_lib.scoreboard import measure
-
-EPS = 0.15
-
-
-@pytest.fixture(scope="module")
-def small():
-    return trained()
-
-
-def strong(**options):
-    return functools.partial(pgd, eps=EPS, steps=20, generator=generator(), **options)
 
 
 def test_a_measurement_leaves_each_modules_mode_alone(small):
