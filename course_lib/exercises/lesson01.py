@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,117 +15,120 @@ from course_lib.exercises.diagnoses import (
     close,
     finite,
     image_like,
+    in_ball,
     in_box,
-    per_image,
     repeatable,
-    run,
 )
+from course_lib.exercises.examiner import Examiner
 
 # --- 1.1 norms ----------------------------------------------------------------------------------
 
-_HAND = torch.tensor([[3.0, -4.0, 0.0, 0.0], [-1.0, 1e-9, -2.0, 2.0]]).view(2, 1, 2, 2)
-_HAND_NORMS = {2: 5.0, 1: 7.0, math.inf: 4.0, 0: 2.0, 0.5: 7 + 4 * math.sqrt(3)}
-# (p, wrong value for [3, -4, 0, 0]) -> what was done
-_SLIPS = {
-    (2, 25.0): "the root is missing: 25 is the sum of squares.",
-    (2, 2.5): "that is a mean: the norm takes the sum over the entries.",
-    (2, 12.5): "that is a mean of squares: the norm takes the sum, then the root.",
-    (2, 7.0): "the power is missing: raise every |r_i| to the p-th power before you add.",
-    (1, -1.0): "the signs cancel: take absolute values first.",
-    (1, 1.75): "that is a mean: the norm takes the sum over the entries.",
-    (1, 4.0): "that is the largest entry: l_1 adds up all of them.",
-    (math.inf, 3.0): "the largest entry counts without its sign: take absolute values first.",
-    (math.inf, 7.0): "that is the sum: l_inf looks at the largest |r_i| alone.",
-    (math.inf, 1.0): "(...)^(1/inf) is (...)^0 = 1: l_inf needs a line of its own, the maximum.",
-    (math.inf, math.inf): "a power of inf overflows: l_inf needs a line of its own, the maximum.",
-    (0, 4.0): "zero entries are counted too: 0 ** 0 is 1 for a computer. Count r_i != 0.",
-    (0, 7.0): "l_0 counts the entries that are not zero; their size does not matter.",
-    (0, math.inf): "the formula would need the power 1/0: l_0 needs a line of its own, a count.",
-}
+
+def _hand() -> list[tuple[Tensor, float]]:
+    r = torch.tensor([[3.0, -4.0, 0.0, 0.0], [-1.0, 1e-9, -2.0, 2.0]]).view(2, 1, 2, 2)
+    return [(r, p) for p in (2, 1, math.inf, 0, 0.5)]
 
 
-def _norms(fn: Function) -> Finding:
-    for p, expected in _HAND_NORMS.items():
-        size, said = run(fn, _HAND, p)
-        name = "l_inf" if p == math.inf else f"l_{p}"
-        if p == 0 and isinstance(size, Tensor) and size.dtype in (torch.int32, torch.int64):
-            size = size.float()  # a count may well be a whole number
-        if said or (said := _one_per_image(size, _HAND, name)):
-            return said
-        slip = _SLIPS.get((p, round(float(size[0]), 4)))
-        said = f"the {name} norm of [3, -4, 0, 0] should be {expected:.4g}, yours is " \
-               f"{float(size[0]):.4g}: {slip}" if slip else None
-        if said or (said := close(size[0], expected, f"the {name} norm of [3, -4, 0, 0]")):
-            return said
-        if p == 0 and int(size[1]) == 3:
-            return ("the l_0 norm of [-1, 1e-9, -2, 2] should be 4, yours is 3: an entry that "
-                    "changed counts, however little it changed.")
-        if said := close(size[1], norms.lp_norm(_HAND, p)[1],
-                           f"the {name} norm of [-1, 1e-9, -2, 2]"):
-            return said
-    x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    return per_image(lambda r: fn(r, 2), x, what="norm")
+def bent(p: float, line: Callable[[Tensor], object]) -> Callable[[Tensor, float], object]:
+    """A right norm, but for one exponent, where line(r) takes its place: r is [n, entries]."""
+    return lambda r, q: line(r.flatten(1)) if q == p else norms.lp_norm(r, q)
 
 
-def _one_per_image(size: object, r: Tensor, name: str) -> Finding:
+def _one_per_image(size: object, r: Tensor, p: float) -> Finding:
+    name = f"l_{p:g}"
     if size is ...:
         return f"the {name} norm is still the placeholder `...`: write that line too."
-    if isinstance(size, Tensor) and size.dim() == 0:
-        return (f"your {name} is one number for the whole batch: return one for each image, "
-                "a sum or maximum over dimension 1.")
     if isinstance(size, tuple):
         return (f"your {name} is a pair (values, places): tensor.max(1) returns both. "
                 "Take .values, or use amax(1).")
-    return image_like(size, norms.lp_norm(r, 1), what=name)
+    if isinstance(size, Tensor) and size.dim() == 0:
+        return (f"your {name} is one number for the whole batch: return one for each image, "
+                "a sum or maximum over dimension 1.")
+    if isinstance(size, Tensor) and p == 0:
+        size = size.to(r.dtype)  # a count may well be a whole number
+    return image_like(size, r[:, 0, 0, 0], what=name)
+
+
+_NORMS = Examiner(
+    norms.lp_norm, _hand, in_order=True, alone=True, properties=(_one_per_image,),
+    name="the l_{1:g} norm of the images [3, -4, 0, 0] and [-1, 1e-9, -2, 2]",
+    mistakes={
+        "the root is missing: for p = 2 and [3, -4, 0, 0] you return 25, the sum of squares; the "
+        "norm is 5.": bent(2, lambda r: r.square().sum(1)),
+        "that is a mean: the norm takes the sum over the entries.":
+            bent(2, lambda r: r.square().mean(1).sqrt()),
+        "that is a mean of squares: the norm takes the sum, then the root.":
+            bent(2, lambda r: r.square().mean(1)),
+        "the power is missing: raise every |r_i| to the p-th power before you add.":
+            bent(2, lambda r: r.abs().sum(1)),
+        "for p = 1 the signs cancel: take absolute values first.": bent(1, lambda r: r.sum(1)),
+        "that is a mean: l_1 takes the sum over the entries.": bent(1, lambda r: r.abs().mean(1)),
+        "that is the largest entry: l_1 adds up all of them.": bent(1, lambda r: r.abs().amax(1)),
+        "for p = inf the largest entry counts without its sign: take absolute values first.":
+            bent(math.inf, lambda r: r.amax(1)),
+        "that is the sum: l_inf looks at the largest |r_i| alone.":
+            bent(math.inf, lambda r: r.abs().sum(1)),
+        "(...)^(1/inf) is (...)^0 = 1: l_inf needs a line of its own, the maximum.":
+            bent(math.inf, lambda r: r.abs().pow(math.inf).sum(1).pow(0.0)),
+        "a power of inf overflows: l_inf needs a line of its own, the maximum.":
+            bent(math.inf, lambda r: r.abs().pow(math.inf).sum(1)),
+        "zero entries are counted too: 0 ** 0 is 1 for a computer. Count r_i != 0.":
+            bent(0, lambda r: r.abs().pow(0).sum(1)),
+        "l_0 counts the entries that are not zero; their size does not matter.":
+            bent(0, lambda r: r.abs().sum(1)),
+        "the formula would need the power 1/0: l_0 needs a line of its own, a count.":
+            bent(0, lambda r: r.abs().sum(1).pow(math.inf)),
+        "the l_0 norm of [-1, 1e-9, -2, 2] should be 4, yours is 3: an entry that changed counts, "
+        "however little it changed.": bent(0, lambda r: (r.abs() > 1e-6).sum(1)),
+    })
 
 
 # --- 1.2 large p --------------------------------------------------------------------------------
 
-def _large_p(fn: Function) -> Finding:
-    ones = torch.ones(1, 1, 28, 28)
-    cases = (
-        (ones * 8 / 255, 100, "(8/255)^100 is about 1e-150, float32 ends near 1e-45, so every term "
-                              "becomes 0. Make the largest entry 1 before the power."),
-        (ones * 255, 100, "255^100 is about 1e240, float32 ends near 1e38. Make the largest entry "
-                          "1 before the power."),
-        (ones * 1e-3, 1000, "double precision only moves the edge, to 1e-324. Make the largest "
-                            "entry 1 before the power; then no precision is needed."),
-    )
-    for r, p, idea in cases:
-        size, said = run(fn, r, p)
-        if said or (said := _one_per_image(size, r, "norm")):
-            return said
-        value, expected = float(size[0]), float(norms.lp_norm(r, p)[0])
-        largest = float(r.max())
-        what = f"the l_{p} norm of 784 entries {largest:.4g}"
-        if abs(value - largest) < 1e-3 * largest:
-            return (f"{what} should be {expected:.4g}, yours is {value:.4g}, the largest entry: "
-                    "l_p comes close to l_inf but is not equal to it.")
-        if abs(value * largest - expected) < 1e-3 * expected:
-            return f"{what} should be {expected:.4g}, yours is {value:.4g}: multiply by the " \
-                   "largest entry again at the end."
-        if said := close(value, expected, what, idea, atol=0, rtol=1e-3):
-            return said
-    return _large_p_batches(fn)
 
-
-def _large_p_batches(fn: Function) -> Finding:
-    ones = torch.ones(1, 1, 5, 5)
-    size, _ = run(fn, torch.zeros(2, 1, 5, 5), 50)
-    if not bool(size.isfinite().all()):
-        return ("the norm of a picture of zeros should be 0, yours is NaN: its largest entry is 0, "
-                "and 0 / 0 is no number. Divide by 1 there.")
-    if said := close(size, torch.zeros(2), "the norm of a picture of zeros", atol=0):
-        return said
-    mixed = torch.cat([ones, ones * 1e-3])
-    said = close(fn(mixed, 50)[1], norms.lp_norm(mixed, 50)[1], "the l_50 norm of 25 entries 0.001",
-                 "Beside a larger image it comes out wrong: divide each image by its own "
-                 "largest entry.", atol=0, rtol=1e-3)
-    if said:
-        return said
+def _large() -> list[tuple[Tensor, float]]:
+    ones, small = torch.ones(1, 1, 28, 28), torch.ones(1, 1, 5, 5)
     r = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    return close(fn(r, 3), norms.lp_norm(r, 3), "the l_3 norm of random images",
-                 "Do entries keep their absolute value?", rtol=1e-3)
+    return [(ones * 8 / 255, 100), (ones * 255, 100), (ones * 1e-3, 1000),
+            (torch.zeros(2, 1, 5, 5), 50), (torch.cat([small, small * 1e-3]), 50), (r, 3)]
+
+
+def plain(r: Tensor, p: float) -> Tensor:
+    """The formula as it stands: large p make it overflow or underflow."""
+    return r.flatten(1).abs().pow(p).sum(1).pow(1 / p)
+
+
+def scaled(r: Tensor, p: float, largest: Tensor) -> Tensor:
+    """The formula with `largest` divided out before the power."""
+    return largest * plain(r / largest.view(-1, 1, 1, 1), p)
+
+
+def largest(r: Tensor) -> Tensor:
+    return norms.lp_norm(r, math.inf)
+
+
+_LARGE_P = Examiner(
+    norms.lp_norm, _large, in_order=True, properties=(_one_per_image,), atol=1e-9,
+    name="the l_{1:g} norm", idea="Divide each image by its own largest |r_i| before the power, "
+                                  "and multiply by it again after the root.",
+    mistakes={
+        "(8/255)^100 is about 1e-150, float32 ends near 1e-45, so every term becomes 0. Make the "
+        "largest entry 1 before the power.": plain,
+        "255^100 is about 1e240, float32 ends near 1e38. Make the largest entry 1 before the "
+        "power.": lambda r, p: plain(r, p) if r.max() > 1 else norms.lp_norm(r, p),
+        "for entries 0.001 and p = 1000 you return 0: double precision only moves the edge, to "
+        "1e-324. Make the largest entry 1 before the power; then no precision is needed.":
+            lambda r, p: plain(r.double(), p).float(),
+        "you return the largest entry: l_p comes close to l_inf but is not equal to it.":
+            lambda r, p: largest(r),
+        "what you divided by is missing: multiply by the largest entry again at the end.":
+            lambda r, p: norms.lp_norm(r, p) / largest(r),
+        "the norm of a picture of zeros should be 0, yours is NaN: its largest entry is 0, and "
+        "0 / 0 is no number. Divide by 1 there.": lambda r, p: scaled(r, p, largest(r)),
+        "the l_50 norm of 25 entries 0.001 comes out wrong beside a larger image: divide each "
+        "image by its own largest entry.":
+            lambda r, p: scaled(r, p, r.abs().amax().clamp_min(1e-30).expand(len(r))),
+    })
 
 
 # --- 1.3 projection onto the l_2 ball and the box -----------------------------------------------
@@ -137,7 +141,7 @@ def project_l2(x_new, x, eps):
     return (x + r).clamp(0, 1)
 
 
-def _l2_cases() -> tuple[Tensor, Tensor]:
+def _images() -> tuple[Tensor, Tensor]:
     """Changes of 0, 0.5, 3 and 20 times eps = 1; the first three stay away from the box."""
     draw = torch.Generator().manual_seed(0)
     x = 0.45 + 0.1 * torch.rand(4, 3, 20, 20, generator=draw)
@@ -146,69 +150,54 @@ def _l2_cases() -> tuple[Tensor, Tensor]:
     return x + r * torch.tensor([0.0, 0.5, 3.0, 20.0]).view(-1, 1, 1, 1), x
 
 
-def _projection_l2(fn: Function) -> Finding:
-    x_new, x = _l2_cases()
-    out, said = run(fn, x_new, x, 1.0)
-    if said or (said := image_like(out, x)):
-        return said
-    if bool(out[0].isnan().any()):
-        return ("where x_new equals x your image is NaN: the length is 0, and 0 / 0 is no number. "
-                "Mind that case, for instance with clamp on eps / length.")
-    if torch.allclose(out, project_l2(x_new, x, 1.0) - x, atol=1e-4):
-        return "that is the perturbation r: add it to x, an image is asked for."
-    if torch.equal(out, x):
-        return "your function returns x itself: nothing of the change is left."
-    return (finite(out) or _around_zero(out)
-            or per_image(lambda a, b: fn(a, b, 1.0), x_new, x, what="projection")
-            or _wrong_ball(out, x_new, x) or _too_long(out, x) or _inside_moved(out, x_new)
-            or in_box(out) or _nearest_l2(out, x_new, x))
+def _away_from_the_box() -> list[tuple[Tensor, Tensor, float]]:
+    x_new, x = _images()
+    return [(x_new[:3], x[:3], 1.0)]
 
 
-def _around_zero(out: Tensor) -> Finding:
-    if bool((norms.lp_norm(out[1:3], 2) <= 1.001).all()):
-        return ("your ball lies around the black image 0: measure the length of r = x_new - x, "
-                "shrink r, and add x again.")
-    return None
+def _zero_over_zero(out: Tensor, *_: object) -> Finding:
+    if not bool(out[0].isnan().any()):
+        return finite(out)
+    return ("where x_new equals x your image is NaN: the length is 0, and 0 / 0 is no number. "
+            "Mind that case, for instance with clamp on eps / length.")
 
 
-def _wrong_ball(out: Tensor, x_new: Tensor, x: Tensor) -> Finding:
-    for norm in ("linf", "l1"):
-        if torch.allclose(out[2], norms.project_box(x_new, x, 1.0, norm)[2], atol=1e-5) and \
-                not torch.allclose(out[2], project_l2(x_new, x, 1.0)[2], atol=1e-3):
-            return f"that is the {norm} ball. For l_2 shrink the whole change to length eps."
-    return None
-
-
-def _too_long(out: Tensor, x: Tensor) -> Finding:
-    sizes = norms.lp_norm(out - x, 2)
-    if float(sizes.max()) <= 1.0001:
-        return None
-    return (f"your change is too long: its l_2 norm is {sizes.max():.3g}, eps is 1. Shrink "
-            "r = x_new - x to length eps where it is longer.")
-
-
-def _inside_moved(out: Tensor, x_new: Tensor) -> Finding:
-    if torch.allclose(out[1], x_new[1], atol=1e-5):
-        return None
-    return ("an image that was already inside the ball (length 0.5, eps 1) came back moved. "
-            "A change that is short enough stays as it is: the factor is min(1, eps / length).")
-
-
-def _nearest_l2(out: Tensor, x_new: Tensor, x: Tensor) -> Finding:
-    expected = project_l2(x_new, x, 1.0)
-    if said := close(norms.lp_norm(out - x, 2)[2], 1.0,
-                     "the length of a change that was 3 (eps = 1)",
-                     "Shrink to eps, no further.", rtol=1e-3):
-        return said
-    if said := close(out[2], expected[2], "the projection of a change of length 3",
-                     "The nearest point lies on the straight line to x: keep the direction."):
-        return said
+def _nearest_l2(fn: Function) -> Finding:
+    x_new, x = _images()
+    out, right = fn(x_new.clone(), x.clone(), 1.0), project_l2(x_new, x, 1.0)
     # Box first, then ball, is allowed as well: the segment towards x stays in the box.
-    other = project_l2(x_new.clamp(0, 1), x, 1.0)
-    if any(torch.allclose(out[3], right[3], atol=1e-4) for right in (expected, other)):
-        return None
-    return close(out[3], expected[3], "the projection of an image at the border of the box",
-                 "First the ball, then clamp(0, 1).")
+    other = project_l2(x_new.clamp(0, 1), x, 1.0)[3]
+    best = other if torch.allclose(out[3], other, atol=1e-4) else right[3]
+    return (
+        in_ball(out, x, 1.0, "l2", "The change is too long: shrink r = x_new - x to length eps "
+                                   "where it is longer.")
+        or close(out[:2], x_new[:2], "a pixel of an image that was already inside the ball "
+                                     "(change of length 0 or 0.5, eps 1)", "A change that is short "
+                                     "enough stays as it is: the factor is min(1, eps / length).")
+        or in_box(out)
+        or close(norms.lp_norm(out - x, 2)[2], 1.0, "the length of a change that was 3 (eps = 1)",
+                 "Shrink to eps, no further.", rtol=1e-3)
+        or close(out[2], right[2], "the projection of a change of length 3",
+                 "The nearest point lies on the straight line to x: keep the direction.")
+        or close(out[3], best, "the projection of an image at the border of the box",
+                 "First the ball, then clamp(0, 1).", atol=1e-4))
+
+
+_PROJECTION_L2 = Examiner(
+    project_l2, _away_from_the_box, exact=False, alone=True, further=_nearest_l2, atol=1e-4,
+    properties=(lambda out, x_new, x, eps: image_like(out, x), _zero_over_zero),
+    mistakes={
+        "that is the perturbation r: add it to x, an image is asked for.":
+            lambda x_new, x, eps: project_l2(x_new, x, eps) - x,
+        "your function returns x itself: nothing of the change is left.":
+            lambda x_new, x, eps: x,
+        "your ball lies around the black image 0: measure the length of r = x_new - x, shrink r, "
+        "and add x again.": lambda x_new, x, eps: project_l2(x_new, torch.zeros_like(x), eps),
+        "that is the linf ball. For l_2 shrink the whole change to length eps.":
+            lambda x_new, x, eps: norms.project_box(x_new, x, eps, "linf"),
+        "that is the l1 ball. For l_2 shrink the whole change to length eps.":
+            lambda x_new, x, eps: norms.project_box(x_new, x, eps, "l1"),
+    })
 
 
 # --- 1.4 projection onto the l_1 ball -----------------------------------------------------------
@@ -227,64 +216,73 @@ def project_l1(delta, eps):
     return torch.where(inside, delta, nearest)
 
 
-def _projection_l1(fn: Function) -> Finding:
-    delta = torch.tensor([
-        [[[0.9, -0.5], [0.2, 0.0]]], [[[0.1, -0.2], [0.05, 0.0]]], [[[-2.0, 1.5], [1.2, -0.1]]],
-    ])
-    nearest = norms.project(delta, 1.0, "l1")
-    out, said = run(fn, delta, 1.0)
-    if said or (said := image_like(out, delta, "perturbation") or finite(out, "perturbation")):
-        return said
-    rescaled = delta / norms.lp_norm(delta, 1).clamp_min(1).view(-1, 1, 1, 1)
-    if torch.allclose(out, rescaled, atol=1e-4):
-        ours, best = (float((a - delta)[0].norm()) for a in (out, nearest))
-        return (f"rescaling: [0.9, -0.5, 0.2, 0] moves by {ours:.3f}, but a point of the ball lies "
-                f"only {best:.3f} away. Take the same amount off every entry instead.")
-    if torch.allclose(out, nearest.abs(), atol=1e-4):
-        return "the signs are lost: shrink |r|, then put sign(r) back."
+def _perturbations() -> list[tuple[Tensor, float]]:
+    return [(torch.tensor([[[[0.9, -0.5], [0.2, 0.0]]], [[[0.1, -0.2], [0.05, 0.0]]],
+                           [[[-2.0, 1.5], [1.2, -0.1]]]]), 1.0)]
+
+
+def excess(delta: Tensor, eps: float) -> Tensor:
+    """How much too long each perturbation is, [n, 1, 1, 1]."""
+    return (norms.lp_norm(delta, 1) - eps).clamp_min(0).view(-1, 1, 1, 1)
+
+
+def soft(delta: Tensor, lam: Tensor | float) -> Tensor:
+    """Every entry gives up lam."""
+    return delta.sign() * (delta.abs() - lam).clamp_min(0)
+
+
+def _largest_kept(delta: Tensor, eps: float) -> Tensor:
+    size, order = delta.abs().flatten(1).sort(1, descending=True)
+    left = (eps - size.cumsum(1) + size).clamp_min(0).minimum(size)
+    return torch.zeros_like(size).scatter(1, order, left).view_as(delta) * delta.sign()
+
+
+def _nearest_l1(fn: Function) -> Finding:
+    ((delta, eps),) = _perturbations()
+    out, nearest = fn(delta.clone(), eps), project_l1(delta, eps)
     if bool((out.sign() * delta.sign() < 0).any()):
         return ("some entries changed their sign: an entry smaller than lambda becomes 0, not "
                 "negative.")
-    return (per_image(lambda r: fn(r, 1.0), delta, what="projection")
-            or _l1_length(out, delta, nearest))
+    return (
+        close(out[1], delta[1], "an entry of a perturbation that was already inside (l_1 norm "
+                                "0.35, eps 1)", "It came back changed: leave it as it is.")
+        or in_ball(out, torch.zeros_like(out), eps, "l1",
+                   "lambda is too small for some image. Each image needs its own.")
+        or close(norms.lp_norm(out, 1)[::2], torch.ones(2), "the l_1 norm of your result",
+                 "You go further than needed: lambda is too large for some image; each image "
+                 "needs its own.", rtol=1e-3)
+        or close((out - delta)[2].norm(), (nearest - delta)[2].norm(),
+                 "the distance by which [-2, 1.5, 1.2, -0.1] moves",
+                 "Take the same amount off every entry.", atol=1e-3)
+        or close(out, nearest, "the projection"))
 
 
-def _lambdas(delta: Tensor) -> list[tuple[Tensor, str]]:
-    """Thresholds that are easily taken for lambda, with what is wrong about them; eps is 1."""
-    excess = (norms.lp_norm(delta, 1) - 1).clamp_min(0).view(-1, 1, 1, 1)
-    touched = (delta != 0).flatten(1).sum(1).view(-1, 1, 1, 1)
-    shared = ("you share what is too much among all entries at once. But an entry smaller than "
-              "that has less to give: some of it is left over, and lambda must grow.")
-    return [(excess / delta[0].numel(), shared), (excess / touched, shared),
-            (torch.ones(()), "you take eps itself for lambda. lambda is the amount that makes the "
-                             "l_1 norm equal to eps.")]
-
-
-def _l1_length(out: Tensor, delta: Tensor, nearest: Tensor) -> Finding:
-    sizes = norms.lp_norm(out, 1)
-    for norm, said in (("l2", "length of r, the l_2"), ("linf", "largest entry, the l_inf")):
-        if torch.allclose(out, norms.project(delta, 1.0, norm), atol=1e-4):
-            return f"that limits the {said} norm. In l_1 the sum of all |r_i| is limited."
-    if torch.allclose(out[0], torch.tensor([[[0.9, -0.1], [0.0, 0.0]]]), atol=1e-3):
-        return ("the largest entries stay as they were and the others vanish. Nearest is the point "
-                "where every entry that stays gives up the same lambda.")
-    for lam, mistake in _lambdas(delta):
-        if torch.allclose(out, delta.sign() * (delta.abs() - lam).clamp_min(0), atol=1e-4):
-            return f"the l_1 norm of your result is {sizes.max():.3g}, eps is 1: {mistake}"
-    if not torch.allclose(out[1], delta[1], atol=1e-5):
-        return ("a perturbation that was already inside (l_1 norm 0.35, eps 1) came back changed: "
-                "leave it as it is.")
-    if float(sizes.max()) > 1.001:
-        return (f"the l_1 norm of your result is {sizes.max():.3g}, eps is 1: lambda is too small "
-                "for some image. Each image needs its own.")
-    if float(sizes[::2].min()) < 0.999:
-        return (f"the l_1 norm of your result is {sizes[::2].min():.3g}, eps is 1: you go further "
-                "than needed. lambda is too large for some image; each image needs its own.")
-    distance = [float((a - delta)[2].norm()) for a in (out, nearest)]
-    if distance[0] > distance[1] + 1e-3:
-        return (f"[-2, 1.5, 1.2, -0.1] moves by {distance[0]:.3f}, but a point of the ball lies "
-                f"only {distance[1]:.3f} away. Take the same amount off every entry.")
-    return close(out, nearest, "the projection")
+_PROJECTION_L1 = Examiner(
+    project_l1, _perturbations, exact=False, alone=True, further=_nearest_l1, atol=1e-4,
+    properties=(lambda out, delta, eps: image_like(out, delta, "perturbation")
+                or finite(out, "perturbation"),),
+    mistakes={
+        "rescaling: [0.9, -0.5, 0.2, 0] moves by 0.393, but a point of the ball lies only 0.346 "
+        "away. Take the same amount off every entry instead.":
+            lambda delta, eps: delta * eps / (eps + excess(delta, eps)),
+        "the signs are lost: shrink |r|, then put sign(r) back.":
+            lambda delta, eps: project_l1(delta, eps).abs(),
+        "that limits the length of r, the l_2 norm. In l_1 the sum of all |r_i| is limited.":
+            lambda delta, eps: norms.project(delta, eps, "l2"),
+        "that limits the largest entry, the l_inf norm. In l_1 the sum of all |r_i| is limited.":
+            lambda delta, eps: delta.clamp(-eps, eps),
+        "the largest entries stay as they were and the others vanish. Nearest is the point where "
+        "every entry that stays gives up the same lambda.": _largest_kept,
+        "you share what is too much among all entries at once. But an entry smaller than that has "
+        "less to give: some of it is left over, and lambda must grow.":
+            lambda delta, eps: soft(delta, excess(delta, eps) / delta[0].numel()),
+        "you share what is too much among all entries but the zeros at once. One smaller than its "
+        "share has less to give: some of it is left over, and lambda must grow.":
+            lambda delta, eps: soft(delta, excess(delta, eps)
+                                    / norms.lp_norm(delta, 0).view(-1, 1, 1, 1)),
+        "you take eps itself for lambda. lambda is the amount that makes the l_1 norm equal to "
+        "eps.": soft,
+    })
 
 
 # --- 1.5 uniform points -------------------------------------------------------------------------
@@ -303,10 +301,10 @@ def _uniform(fn: Function) -> Finding:
         return fn(n, d, eps, torch.Generator().manual_seed(seed))
 
     plane = draw(4000, 2)
-    if said := image_like(plane, torch.zeros(4000, 2), "table of points"):
-        return said
-    if said := repeatable(lambda: draw(5, 2)):
-        return said
+    if finding := image_like(plane, torch.zeros(4000, 2), "table of points"):
+        return finding
+    if finding := repeatable(lambda: draw(5, 2)):
+        return finding
     if torch.equal(draw(5, 2), draw(5, 2, seed=1)):
         return "two generators give the same points: draw from the generator that is passed in."
     if not torch.allclose(draw(5, 3, eps=0.25), 0.25 * draw(5, 3), atol=1e-6):
@@ -381,7 +379,7 @@ def p_norm(delta, p):
             "The last line is the formula from left to right: `size.pow(p)`, then `.sum(1)`, then "
             "`.pow(1 / p)`.",
         ),
-        diagnose=_norms,
+        diagnose=_NORMS,
         praise="The library's version does one thing more, which exercise 1.2 is about.",
     ),
     Exercise(
@@ -402,7 +400,7 @@ def p_norm_large(delta, p):
             "Mind a picture of zeros: `largest = torch.where(largest > 0, largest, 1.0)`, then "
             "`largest * (size / largest[:, None]).pow(p).sum(1).pow(1 / p)`.",
         ),
-        diagnose=_large_p,
+        diagnose=_LARGE_P,
         praise="The same trick, dividing out the largest, saves the softmax from overflow.",
     ),
     Exercise(
@@ -422,7 +420,7 @@ def project_l2(x_new, x, eps):
             "The factor is min(1, eps / length), in code `(eps / length).clamp(max=1)`; then "
             "`(x + factor * r).clamp(0, 1)`.",
         ),
-        diagnose=_projection_l2,
+        diagnose=_PROJECTION_L2,
         praise="These are the lines that keep an l_2 attack honest after every step.",
     ),
     Exercise(
@@ -444,7 +442,7 @@ def project_l1(delta, eps):
             "largest |r_i|; if the l_1 norm at the middle is above eps, low moves up to the "
             "middle, else high moves down. Forty rounds. What is inside the ball stays as it is.",
         ),
-        diagnose=_projection_l1,
+        diagnose=_PROJECTION_L1,
         praise="Soft thresholding: small entries vanish. That is why l_1 attacks are sparse.",
     ),
     Exercise(
