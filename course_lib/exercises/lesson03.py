@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from course_lib.exercises.diagnoses import (
     problem,
     run,
 )
+from course_lib.exercises.examiner import Examiner
 from course_lib.gradients import input_gradient
 from course_lib.norms import lp_norm, steepest_direction
 
@@ -34,25 +38,31 @@ def fgsm_step(model, x, y, eps):
     return (x + eps * gradient.sign()).clamp(0, 1)
 
 
-def _step(fn: Function) -> Finding:
+def _step(fn: Function, targeted: bool = False) -> Finding:
+    p = problem()
+    labels = p.target if targeted else p.y
+
     def call(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return fn(model, x, y, EPS)
 
-    p = problem()
-    said = _no_sign(call, p.y) or attack(call, eps=EPS, full_budget=True)
-    if said:
-        return said
-    x_adv, x = call(p.model, p.x.clone(), p.y), p.x
-    return _every_pixel(x_adv, x, input_gradient(p.model, x, p.y))
+    finding = _no_sign(call, labels) or attack(call, eps=EPS, targeted=targeted, full_budget=True)
+    if finding:
+        return finding
+    full = fgsm(p.model, p.x, p.y, eps=EPS, target=p.target if targeted else None)
+    short = int(((call(p.model, p.x.clone(), labels) - full).abs() > 1e-5).sum())
+    if not short:
+        return None
+    return (f"{short} of {full.numel()} pixels do not use their budget: in l_inf every pixel may "
+            "move by eps, whatever the size of its gradient. Take the sign, do not rescale.")
 
 
 def _no_sign(call: Function, labels: Tensor) -> Finding:
     """The gradient itself, or its absolute values, in the place of its sign."""
     p = problem()
     grey = 0.4 + 0.2 * p.x  # no pixel reaches the box
-    x_adv, said = run(call, p.model, grey, labels)
-    if said or image_like(x_adv, grey):
-        return said
+    x_adv, finding = run(call, p.model, grey, labels)
+    if finding or image_like(x_adv, grey):
+        return finding
     direction, g = steepest_direction(x_adv - grey, "l2"), input_gradient(p.model, grey, labels)
     for slope, name in ((g, "the gradient itself"), (-g, "the gradient itself"),
                         (g.abs(), "the gradient's absolute value")):
@@ -62,16 +72,6 @@ def _no_sign(call: Function, labels: Tensor) -> Finding:
     return None
 
 
-def _every_pixel(x_adv: Tensor, x: Tensor, uphill: Tensor) -> Finding:
-    """The right ball, the right slope, and yet not the sign."""
-    full = (x + EPS * uphill.sign()).clamp(0, 1)
-    short = int(((x_adv - full).abs() > 1e-5).sum())
-    if not short:
-        return None
-    return (f"{short} of {x.numel()} pixels do not use their budget: in l_inf every pixel may move "
-            "by eps, whatever the size of its gradient. Take the sign, do not rescale.")
-
-
 # --- 3.2 towards a target -----------------------------------------------------------------------
 
 
@@ -79,18 +79,6 @@ def fgsm_targeted(model, x, target, eps):
     """One step of size eps towards the class `target`."""
     gradient = input_gradient(model, x, target)
     return (x - eps * gradient.sign()).clamp(0, 1)
-
-
-def _targeted(fn: Function) -> Finding:
-    def call(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        return fn(model, x, target, EPS)
-
-    p = problem()
-    said = _no_sign(call, p.target) or attack(call, eps=EPS, targeted=True, full_budget=True)
-    if said:
-        return said
-    return _every_pixel(call(p.model, p.x.clone(), p.target), p.x,
-                        -input_gradient(p.model, p.x, p.target))
 
 
 # --- 3.3 the l_2 step ---------------------------------------------------------------------------
@@ -110,64 +98,67 @@ class _Flat(nn.Module):
         return 0 * x.flatten(1)[:, :4]
 
 
-def _l2(fn: Function) -> Finding:
-    eps, p = 0.2, problem()
-    grey = 0.3 + 0.4 * p.x  # no single pixel can reach the box with this eps
-    x_adv, said = run(lambda model, x, y: fn(model, x, y, eps), p.model, grey, p.y)
-    if said or (said := image_like(x_adv, grey) or finite(x_adv)):
-        return said
-    if said := _l2_length(x_adv - grey, input_gradient(p.model, grey, p.y), eps):
-        return said
-    if said := attack(lambda model, x, y: fn(model, x, y, eps), eps=eps, norm="l2"):
-        return said
-    flat, _ = run(lambda model, x, y: fn(model, x, y, eps), _Flat(), grey, p.y)
-    if not bool(flat.isfinite().all()):
-        return ("an image whose gradient is zero comes back as NaN: 0 / 0. Divide by "
-                "max(length, a tiny number), for instance length.clamp_min(1e-30).")
-    uphill = steepest_direction(input_gradient(p.model, grey, p.y), "l2")
-    return close(x_adv - grey, eps * uphill, "the step", "Go along the gradient itself.", atol=1e-4)
+def _grey() -> list[tuple[nn.Module, Tensor, Tensor, float]]:
+    """Images of which no single pixel can reach the box; the second model has no slope."""
+    p = problem()
+    return [(model, 0.3 + 0.4 * p.x, p.y, 0.2) for model in (p.model, _Flat())]
 
 
-def _l2_length(r: Tensor, gradient: Tensor, eps: float) -> Finding:
-    """A step of the wrong length or direction, with what was probably done."""
-    length, size = lp_norm(r, 2), lp_norm(gradient, 2)
-    whole = torch.linalg.vector_norm(gradient)
-    if float(r.abs().max()) == 0:
-        return "your function returns the images unchanged: nothing was attacked."
-    direction = steepest_direction(r, "l2")
-    along = (direction * steepest_direction(gradient, "l2")).flatten(1).sum(1)
+def stepped(move: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """One step by eps times move(gradient), and the box."""
+    return lambda model, x, y, eps: (x + eps * move(input_gradient(model, x, y))).clamp(0, 1)
+
+
+def size_of(g: Tensor, p: float | str = 2) -> Tensor:
+    """The lp norm of each image, [n, 1, 1, 1]."""
+    return lp_norm(g, p).clamp_min(1e-30).view(-1, 1, 1, 1)
+
+
+def _along(fn: Function) -> Finding:
+    """The direction first, then the length, then whatever an attack can do wrong."""
+    (model, x, y, eps), flat = _grey()
+    r = fn(model, x.clone(), y, eps) - x
+    uphill = steepest_direction(input_gradient(model, x, y), "l2")
+    along = F.cosine_similarity(r.flatten(1), uphill.flatten(1))
     if float(along.max()) < 0:
         return "your step goes downhill: an untargeted attack climbs, check its sign."
-    wrong = [
-        (eps * size, "the gradient keeps its own length. Divide it by its l_2 norm first."),
-        (eps * size / whole, "you divide by the norm of the whole batch. Every image has a length "
-                             "of its own: lp_norm(gradient, 2) gives one number for each."),
-        (eps * size / lp_norm(gradient, 1), "you divide by the l_1 norm; the Euclidean length is "
-                                         "lp_norm(gradient, 2)."),
-        (eps * size / lp_norm(gradient, "linf"), "you divide by the largest entry; the Euclidean "
-                                              "length is lp_norm(gradient, 2)."),
-        (eps * size**0.5, "you divide by the square root of the length: lp_norm(gradient, 2) is "
-                          "already the root of the sum of squares."),
-        (eps / size, "you divide by the squared length: lp_norm(gradient, 2) has its "
-                     "root already."),
-        (torch.full_like(size, eps * r[0].numel() ** 0.5),
-         "every pixel moves by eps, which is the l_inf step. Here eps is the length of the whole "
-         "arrow."),
-    ]
-    for value, meaning in wrong:
-        if torch.allclose(length, value, rtol=1e-3) and not torch.allclose(
-                value, torch.full_like(value, eps), rtol=1e-2):
-            return f"your step has length {length[0]:.3g} instead of eps = {eps:g}: {meaning}"
-    colours = r.flatten(2).norm(dim=2)
-    if torch.allclose(colours, torch.full_like(colours, eps), rtol=1e-3):
-        return ("you divide each colour by a length of its own. The arrow of an image goes through "
-                "all its entries: lp_norm(gradient, 2) is one number per image.")
     if float(along.min()) < 0.999:
         return ("your step does not point along the gradient (cosine "
                 f"{float(along.min()):.2f}). In l_2 the steepest direction is the gradient itself, "
                 "no sign is taken.")
-    return close(length, torch.full_like(length, eps), "the l_2 length of your step",
-                 "Divide by the gradient's own length, then multiply by eps.", rtol=1e-3)
+    return (close(lp_norm(r, 2), torch.full((len(x),), eps), "the l_2 length of your step",
+                  "Divide by the gradient's own length, then multiply by eps.", rtol=1e-3)
+            or attack(lambda model, x, y: fn(model, x, y, eps), eps=eps, norm="l2")
+            or close(r, eps * uphill, "the step", "Go along the gradient itself.", atol=1e-4)
+            or finite(fn(*flat)))
+
+
+_L2 = Examiner(
+    fgsm_l2, _grey, in_order=True, exact=False, further=_along, atol=1e-6,
+    properties=(lambda x_adv, model, x, *_: image_like(x_adv, x),),
+    mistakes={
+        "your function returns the images unchanged: nothing was attacked.":
+            lambda model, x, y, eps: x,
+        "the gradient keeps its own length. Divide it by its l_2 norm first.": stepped(lambda g: g),
+        "you divide by the norm of the whole batch. Every image has a length of its own: "
+        "lp_norm(gradient, 2) gives one number for each.": stepped(lambda g: g / g.norm()),
+        "you divide by the l_1 norm; the Euclidean length is lp_norm(gradient, 2).":
+            stepped(lambda g: g / size_of(g, 1)),
+        "you divide by the largest entry; the Euclidean length is lp_norm(gradient, 2).":
+            stepped(lambda g: g / size_of(g, "linf")),
+        "you divide by the square root of the length: lp_norm(gradient, 2) is already the root of "
+        "the sum of squares.": stepped(lambda g: g / size_of(g).sqrt()),
+        "you divide by the squared length: lp_norm(gradient, 2) has its root already.":
+            stepped(lambda g: g / size_of(g) ** 2),
+        "every pixel moves by eps, which is the l_inf step. Here eps is the length of the whole "
+        "arrow.": stepped(torch.sign),
+        "you divide each colour by a length of its own. The arrow of an image goes through all its "
+        "entries: lp_norm(gradient, 2) is one number per image.":
+            stepped(lambda g: g / g.norm(dim=(2, 3), keepdim=True)),
+        "an image whose gradient is zero comes back as NaN: 0 / 0. Divide by max(length, a tiny "
+        "number), for instance length.clamp_min(1e-30).":
+            stepped(lambda g: g / lp_norm(g, 2).view(-1, 1, 1, 1)),
+    })
 
 
 # --- 3.4 a colleague's attack -------------------------------------------------------------------
@@ -182,19 +173,20 @@ def colleague(model, x, y, eps):
     return x_adv.clamp_(0, 1)
 
 
-def _colleague(fn: Function) -> Finding:
+def _labelled() -> list[tuple[nn.Module, Tensor, Tensor, float]]:
     p = problem()
-    x_adv, said = run(fn, p.model, p.x, p.y, EPS)
-    if said:
-        return said
-    if said := image_like(x_adv, p.x) or finite(x_adv):
-        return said
-    named = p.model(p.x).argmax(1).detach()
-    if torch.equal(x_adv, fn(p.model, p.x.clone(), named, EPS)):
-        return ("your result is the same whatever label is given: the loss still uses the class "
-                "that the network names. Where that is wrong already, the step leads away from "
-                "the mistake and mends the image. Use y.")
-    return _step(fn)
+    return [(p.model, p.x, p.y, EPS)]
+
+
+_COLLEAGUE = Examiner(
+    colleague, _labelled, exact=False, further=_step,
+    properties=(lambda x_adv, model, x, *_: image_like(x_adv, x) or finite(x_adv),),
+    mistakes={
+        "your result is the same whatever label is given: the loss still uses the class that the "
+        "network names. Where that is wrong already, the step leads away from the mistake and "
+        "mends the image. Use y.":
+            lambda model, x, y, eps: colleague(model, x, model(x).argmax(1), eps),
+    })
 
 
 # --- 3.5 a report that is too good --------------------------------------------------------------
@@ -207,16 +199,7 @@ def success(model, x, y, eps):
     return evaluation.fooled(model, x_adv, y)[right].float().mean().item()
 
 
-def _success(fn: Function) -> Finding:
-    model, x, y = _fragile()
-    for eps in (0.0, 0.25 / 255, 0.75 / 255, 4 / 255):
-        share, said = run(fn, model, x, y, eps)
-        if said or (said := _share_finding(share, model, x, y, eps)):
-            return said
-    return None
-
-
-def _fragile() -> tuple[nn.Module, Tensor, Tensor]:
+def _fragile() -> list[tuple[nn.Module, Tensor, Tensor, float]]:
     """A linear model, and pictures so faint that a quarter of a grey level fools it on many.
 
     A quarter of the labels is not what the model names.
@@ -229,48 +212,52 @@ def _fragile() -> tuple[nn.Module, Tensor, Tensor]:
     x = torch.randint(116, 141, (120, 3, 10, 10), generator=draw) / 255
     y = evaluation.predict(model, x).labels
     y[::4] = (y[::4] + 1) % 4
-    return model, x, y
+    return [(model, x, y, eps) for eps in (0.0, 0.25 / 255, 0.75 / 255, 4 / 255)]
 
 
-def _share_finding(share: object, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Finding:
-    if isinstance(share, Tensor) and share.numel() == 1:
-        share = share.item()
-    if not isinstance(share, (int, float)):
+def _share(share: object, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Finding:
+    single = isinstance(share, Tensor) and share.numel() == 1
+    if not single and not isinstance(share, (int, float)):
         return f"a share is one number from 0 to 1, yours is a {type(share).__name__}."
     if share != share:
         return "your share is NaN: a mean over no images. Which images did you keep?"
-    if abs(share - success(model, x, y, eps)) < 1e-6:
-        return None
-    level = f"{eps * 255:.3g}/255"
-    if not 0 <= share <= 1:
-        return f"at eps = {level} your share is {share:.3g}; it must lie between 0 and 1."
-    right = ~evaluation.fooled(model, x, y)
-    x_adv = fgsm(model, x, y, eps=eps)
-    unsaved = evaluation.fooled(model, x_adv, y)
-    saved = evaluation.fooled(model, evaluation.eight_bits(x_adv), y)
-    cut = evaluation.fooled(model, (x_adv * 255).floor() / 255, y)
-    already = ("it counts images that the network misnamed before the attack. Judge only those "
-               "that it names correctly without one.")
-    guesses = [
-        (saved, already),
-        (unsaved, already + " And it judges pixels that no image file can hold."),
-        (unsaved[right], "it judges pixels that no image file can hold. Round the adversarial "
-                         "image to the 256 grey levels, as saving it would."),
-        (saved & right, "you divide by the number of all images. The ones that were wrong from "
-                        "the start belong neither above nor below the line."),
-        (unsaved & right, "you divide by the number of all images, and judge pixels that no image "
-                          "file can hold."),
-        (cut[right], "grey levels are cut off, not rounded: the whole picture gets darker. Use "
-                     "round()."),
-        (cut, already + " And grey levels are cut off, not rounded."),
-        (~saved[right], "that is the accuracy that is left, not the share that is fooled."),
-    ]
-    for flags, meaning in guesses:
-        if abs(share - flags.float().mean().item()) < 1e-6:
-            return f"at eps = {level} your share is {share:.0%}: {meaning}"
-    return (f"at eps = {level} your share is {share:.0%}, a fair judge finds "
-            f"{success(model, x, y, eps):.0%}. Two questions: which images count, and what can "
-            "be saved as a picture?")
+    if not 0 <= float(share) <= 1:  # type: ignore[arg-type]
+        return (f"at eps = {eps * 255:.3g}/255 your share is {share:.3g}; it must lie between 0 "
+                "and 1.")
+    return None
+
+
+def counted(
+    keep: Callable[[Tensor, Tensor], Tensor],
+    save: Callable[[Tensor], Tensor] = evaluation.eight_bits,
+) -> Callable[..., float]:
+    """The mean of keep(wrong, right): wrong once attacked and saved, right without an attack."""
+    def share(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> float:
+        wrong = evaluation.fooled(model, save(fgsm(model, x, y, eps=eps)), y)
+        return keep(wrong, ~evaluation.fooled(model, x, y)).float().mean().item()
+    return share
+
+
+_SUCCESS = Examiner(
+    success, _fragile, in_order=True, part=float, properties=(_share,),
+    name="the share that a fair judge finds at eps = {3:.2g}",
+    idea="Two questions: which images count, and what can be saved as a picture?",
+    mistakes={
+        "at eps = 0 your share is 25 %: it counts images that the network misnamed before the "
+        "attack. Judge only those that it names correctly without one.":
+            counted(lambda wrong, right: wrong),
+        "your share judges pixels that no image file can hold. Round the adversarial image to the "
+        "256 grey levels, as saving it would.":
+            counted(lambda wrong, right: wrong[right], save=lambda x: x),
+        "you divide by the number of all images. The ones that were wrong from the start belong "
+        "neither above nor below the line.": counted(lambda wrong, right: wrong & right),
+        "you divide by the number of all images, and judge pixels that no image file can hold.":
+            counted(lambda wrong, right: wrong & right, save=lambda x: x),
+        "grey levels are cut off, not rounded: the whole picture gets darker. Use round().":
+            counted(lambda wrong, right: wrong[right], save=lambda x: (x * 255).floor() / 255),
+        "that is the accuracy that is left, not the share that is fooled.":
+            counted(lambda wrong, right: ~wrong[right]),
+    })
 
 
 EXERCISES = [
@@ -313,7 +300,7 @@ def fgsm_targeted(model, x, target, eps):
             "fastest?",
             "`gradient = input_gradient(model, x, target)`, and then against its sign.",
         ),
-        diagnose=_targeted,
+        diagnose=functools.partial(_step, targeted=True),
         praise="The true label is not needed: the attacker only says where to go.",
     ),
     Exercise(
@@ -334,7 +321,7 @@ def fgsm_l2(model, x, y, eps):
             "`length = lp_norm(gradient, 2).clamp_min(1e-30).view(-1, 1, 1, 1)`, then "
             "`x + eps * gradient / length`, then the box.",
         ),
-        diagnose=_l2,
+        diagnose=_L2,
         praise="No sign any more: large gradients get large steps, small ones hardly any.",
     ),
     Exercise(
@@ -359,7 +346,7 @@ def colleague(model, x, y, eps):
             "write there. `logits.argmax(1)` is what the network *says*, `y` is what is true.",
             "Start from `x.clone()`, and compute the loss with `y`.",
         ),
-        diagnose=_colleague,
+        diagnose=_COLLEAGUE,
         praise="The second mistake makes a network look more robust than it is, and nobody "
                "complains about a good result.",
     ),
@@ -381,7 +368,7 @@ def success(model, x, y, eps):
             "Find the images that are right without an attack (`~evaluation.fooled(model, x, y)`), "
             "round with `evaluation.eight_bits(x_adv)`, and take the mean over the former.",
         ),
-        diagnose=_success,
+        diagnose=_SUCCESS,
         praise="Which images count, and what can be saved: ask both whenever you read a success "
                "rate.",
     ),
