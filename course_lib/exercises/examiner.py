@@ -87,3 +87,12 @@ def _alone(fn: Callable[..., Any], case: Sequence[Any]) -> Finding:
         given = iter(images)
         return fn(*(next(given) if isinstance(value, Tensor) else value for value in case))
     return per_image(call, *(value for value in case if isinstance(value, Tensor)))
+
+
+def first(findings: Mapping[str, object]) -> Finding:
+    """The first message whose condition holds: for results that chance has a part in.
+
+    >>> first({"too small.": 1 < 0, "too large.": 1 > 0})
+    'too large.'
+    """
+    return next((message for message, holds in findings.items() if holds), None)

@@ -19,7 +19,7 @@ from course_lib.exercises.diagnoses import (
     in_box,
     repeatable,
 )
-from course_lib.exercises.examiner import Examiner
+from course_lib.exercises.examiner import Examiner, first
 
 # --- 1.1 norms ----------------------------------------------------------------------------------
 
@@ -300,60 +300,49 @@ def _uniform(fn: Function) -> Finding:
     def draw(n: int, d: int, eps: float = 1.0, seed: int = 0) -> Tensor:
         return fn(n, d, eps, torch.Generator().manual_seed(seed))
 
-    plane = draw(4000, 2)
-    if finding := image_like(plane, torch.zeros(4000, 2), "table of points"):
-        return finding
-    if finding := repeatable(lambda: draw(5, 2)):
-        return finding
-    if torch.equal(draw(5, 2), draw(5, 2, seed=1)):
-        return "two generators give the same points: draw from the generator that is passed in."
-    if not torch.allclose(draw(5, 3, eps=0.25), 0.25 * draw(5, 3), atol=1e-6):
-        return "a ball of a quarter of the radius holds the same points, a quarter as far out."
-    return _outside(plane) or _radii(plane, draw(400, 784)) or _directions(plane)
+    plane, high = draw(4000, 2), draw(400, 784)
+    return (
+        image_like(plane, torch.zeros(4000, 2), "table of points")
+        or repeatable(lambda: draw(5, 2))
+        or first({
+            "two generators give the same points: draw from the generator that is passed in.":
+                torch.equal(draw(5, 2), draw(5, 2, seed=1)),
+            "a ball of a quarter of the radius holds the same points, a quarter as far out.":
+                not torch.allclose(draw(5, 3, eps=0.25), 0.25 * draw(5, 3), atol=1e-6),
+        })
+        or _radii(plane, plane.norm(dim=1), float(high.norm(dim=1).mean()))
+        or _directions(plane, plane / plane.norm(dim=1, keepdim=True)))
 
 
-def _outside(plane: Tensor) -> Finding:
-    radius = plane.norm(dim=1)
-    out = int((radius > 1.0001).sum())
-    if not out:
-        return None
-    if float(plane.abs().max()) <= 1:
-        return (f"{out} of 4000 points lie outside the ball: those of a square. A cube in 784 "
-                "dimensions reaches 28 times further out than the ball.")
-    return f"{out} of 4000 points lie outside the ball of radius 1, up to {radius.max():.3g} away."
+def _radii(plane: Tensor, radius: Tensor, far: float) -> Finding:
+    """far: the mean radius in 784 dimensions."""
+    out, near = int((radius > 1.0001).sum()), float((radius < 0.5).float().mean())
+    return first({
+        f"{out} of 4000 points lie outside the ball: those of a square. A cube in 784 dimensions "
+        "reaches 28 times further out than the ball.": out and plane.abs().max() <= 1,
+        f"{out} of 4000 points lie outside the ball of radius 1, up to {radius.max():.3g} away.":
+            out,
+        "every point lies on the surface: the radius has to vary too.": radius.min() > 0.99,
+        f"{100 * near:.0f} % of the points lie within half the radius, 25 % of the area: a narrow "
+        "cloud around the centre. Is it a small Gaussian?": near > 0.9,
+        "half of the points lie within half the radius, but only a quarter of the area does: the "
+        "radius itself must not be uniform.": abs(near - 0.5) < 0.05,
+        f"{100 * near:.0f} % of the points lie within half the radius, which holds 25 % of the "
+        "area.": abs(near - 0.25) > 0.04,
+        f"right in the plane, but in 784 dimensions the mean radius is {far:.3f}, not 0.999. The "
+        "share of volume within radius t is t^d: the power depends on d.": far < 0.99,
+    })
 
 
-def _radii(plane: Tensor, high: Tensor) -> Finding:
-    near = float((plane.norm(dim=1) < 0.5).float().mean())
-    far = float(high.norm(dim=1).mean())
-    if float(plane.norm(dim=1).min()) > 0.99:
-        return "every point lies on the surface: the radius has to vary too."
-    if near > 0.9:
-        return (f"{100 * near:.0f} % of the points lie within half the radius, 25 % of the area: a "
-                "narrow cloud around the centre. Is it a small Gaussian?")
-    if abs(near - 0.5) < 0.05:
-        return ("half of the points lie within half the radius, but only a quarter of the area "
-                "does: the radius itself must not be uniform.")
-    if abs(near - 0.25) > 0.04:
-        return (f"{100 * near:.0f} % of the points lie within half the radius, which holds 25 % of "
-                "the area.")
-    if far < 0.99:
-        return (f"right in the plane, but in 784 dimensions the mean radius is {far:.3f}, not "
-                "0.999. The share of volume within radius t is t^d: the power depends on d.")
-    return None
-
-
-def _directions(plane: Tensor) -> Finding:
-    if float(plane.mean(0).norm()) > 0.1:
-        return "the points lie on one side of the centre: directions need both signs."
-    unit = plane / plane.norm(dim=1, keepdim=True)
-    if float((unit @ unit[0]).abs().mean()) > 0.95:
-        return "all points lie on one line: draw a new direction for each of them."
-    fourth = float(unit.pow(4).mean())
-    if abs(fourth - 0.375) > 0.012:
-        return ("the directions are not spread evenly: they crowd at the corners of a square. The "
-                "Gaussian alone looks the same from every side.")
-    return None
+def _directions(plane: Tensor, unit: Tensor) -> Finding:
+    return first({
+        "the points lie on one side of the centre: directions need both signs.":
+            plane.mean(0).norm() > 0.1,
+        "all points lie on one line: draw a new direction for each of them.":
+            (unit @ unit[0]).abs().mean() > 0.95,
+        "the directions are not spread evenly: they crowd at the corners of a square. The Gaussian "
+        "alone looks the same from every side.": abs(unit.pow(4).mean() - 0.375) > 0.012,
+    })
 
 
 EXERCISES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from course_lib.exercises.diagnoses import (
     repeatable,
     run,
 )
+from course_lib.exercises.examiner import Examiner, first
 
 
 def mutate(parents: Tensor, rate: float, generator: torch.Generator) -> Tensor:
@@ -27,48 +29,53 @@ def mutate(parents: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     return torch.where(chosen, fresh, parents)
 
 
-def _diagnose_mutate(fn) -> Finding:
+def _mutation(fn: Callable[..., Tensor]) -> Finding:
     def call(seed: int = 1) -> Tensor:
         return fn(parents.clone(), rate, torch.Generator().manual_seed(seed))
 
     rate, draw = 0.1, torch.Generator().manual_seed(2)
     parents = torch.rand(6, 1, 60, 60, generator=draw)
-    children, said = run(fn, parents, rate, torch.Generator().manual_seed(1))
-    if said := said or image_like(children, parents, "generation") or in_box(children):
-        return said
+    children, finding = run(fn, parents, rate, torch.Generator().manual_seed(1))
+    return (finding or image_like(children, parents, "generation") or in_box(children)
+            or _chosen_genes(children, parents, rate)
+            or repeatable(call)
+            or first({"two generators give the same children. Draw from the generator that is "
+                      "passed in: torch.rand(shape, generator=generator).":
+                          torch.equal(call(1), call(2))})
+            or _new_values(children, parents, rate))
+
+
+def _chosen_genes(children: Tensor, parents: Tensor, rate: float) -> Finding:
     changed = children != parents
     share, by_child = changed.float().mean().item(), changed.flatten(1).float().mean(1)
-    if share == 0:
-        return "the children are their parents: nothing has mutated."
-    if said := repeatable(call):
-        return said
-    if torch.equal(call(1), call(2)):
-        return ("two generators give the same children. Draw from the generator that is passed in: "
-                "torch.rand(shape, generator=generator).")
-    if share > 0.99:
-        return "every gene has changed: a child that keeps nothing of its parent is a stranger."
-    if bool(((by_child == 0) | (by_child > 0.9)).all()):
-        return ("a child changes wholly or not at all. Each gene decides for itself: draw one "
-                "random number for each entry, not for each image.")
-    if abs(share - (1 - rate)) < 0.02:
-        return f"about {share:.0%} of the genes mutate, not {rate:.0%}: is the test inverted?"
-    if abs(share - rate) > 0.02:
-        return f"about {share:.0%} of the genes mutate; with rate = {rate} it should be {rate:.0%}."
-    if torch.equal(changed[0], changed[1]):
-        return ("all children change at the same places. Draw a mask for each child: of the shape "
-                "of parents, all of it.")
-    values = children[changed]
-    if values.max() <= rate + 1e-6:
-        return ("the new values are all below the rate: the random numbers that chose the genes "
-                "are used a second time as their values. Draw twice.")
-    if bool(((values - parents[changed]).abs() < 0.2).all()):
-        return "the new values stay close to the old ones; they should be drawn anew from [0, 1]."
-    if torch.corrcoef(torch.stack([values, parents[changed]]))[0, 1] > 0.15:
-        return ("the new values depend on the old ones: that jitters a gene. Here a gene that "
-                "mutates is drawn anew from [0, 1], whatever it was.")
+    return first({
+        "the children are their parents: nothing has mutated.": share == 0,
+        "every gene has changed: a child that keeps nothing of its parent is a stranger.":
+            share > 0.99,
+        "a child changes wholly or not at all. Each gene decides for itself: draw one random "
+        "number for each entry, not for each image.": ((by_child == 0) | (by_child > 0.9)).all(),
+        f"about {share:.0%} of the genes mutate, not {rate:.0%}: is the test inverted?":
+            abs(share - (1 - rate)) < 0.02,
+        f"about {share:.0%} of the genes mutate; with rate = {rate} it should be {rate:.0%}.":
+            abs(share - rate) > 0.02,
+        "all children change at the same places. Draw a mask for each child: of the shape of "
+        "parents, all of it.": torch.equal(changed[0], changed[1]),
+    })
+
+
+def _new_values(children: Tensor, parents: Tensor, rate: float) -> Finding:
+    new, old = children[children != parents], parents[children != parents]
     uniform = "torch.rand gives numbers that are uniform in [0, 1]."
-    return (close(values.mean(), 0.5, "the mean of the new values", uniform, atol=0.05)
-            or close(values.std(), 12**-0.5, "the spread of the new values", uniform, atol=0.03))
+    return first({
+        "the new values are all below the rate: the random numbers that chose the genes are used "
+        "a second time as their values. Draw twice.": new.max() <= rate + 1e-6,
+        "the new values stay close to the old ones; they should be drawn anew from [0, 1].":
+            ((new - old).abs() < 0.2).all(),
+        "the new values depend on the old ones: that jitters a gene. Here a gene that mutates is "
+        "drawn anew from [0, 1], whatever it was.":
+            torch.corrcoef(torch.stack([new, old]))[0, 1] > 0.15,
+    }) or (close(new.mean(), 0.5, "the mean of the new values", uniform, atol=0.05)
+           or close(new.std(), 12**-0.5, "the spread of the new values", uniform, atol=0.03))
 
 
 def compete(
@@ -81,8 +88,8 @@ def compete(
     return champions, torch.where(better, best, scores)
 
 
-def _diagnose_compete(fn) -> Finding:
-    # Genomes are numbered, champions from 0 and children from 10, so that they can be told apart.
+def _generation() -> list[tuple[Tensor, ...]]:
+    """Genomes are numbered, champions from 0 and children from 10: they can be told apart."""
     champions = torch.arange(4.0).view(4, 1, 1, 1).repeat(1, 1, 2, 2)
     children = 10 + torch.arange(3.0).view(3, 1, 1, 1).repeat(1, 1, 2, 2)
     scores = torch.tensor([0.5, -1.0, 2.0, 0.0])
@@ -90,36 +97,60 @@ def _diagnose_compete(fn) -> Finding:
     child_scores = torch.tensor([[3.0, 1.0, -4.0, -2.0],
                                  [0.7, 0.0, 1.0, 5.0],
                                  [0.6, -2.0, 1.5, 0.1]])
-    result, said = run(fn, champions, scores, children, child_scores)
-    if said:
-        return said
+    return [(champions, scores, children, child_scores)]
+
+
+def _pair(result: object, champions: Tensor, scores: Tensor, *_: Tensor) -> Finding:
     if not isinstance(result, tuple | list) or len(result) != 2:
         return "two results are expected, the champions and their scores: return a, b."
-    mine, mine_scores = result
-    if said := (image_like(mine, champions, "set of champions")
-                or image_like(mine_scores, scores, "row of scores")):
-        return said
-    who = mine[:, 0, 0, 0].tolist()
-    mistakes: dict[tuple[int, ...], str] = {
-        (0, 1, 2, 3): "no champion has fallen, though children beat three of them.",
-        (10, 10, 12, 11): "class 2 gets a child that is worse than its champion. A champion falls "
-                          "only to a better one.",
-        (10, 1, 2, 11): "each child competes only in the class that it is best at. Child 0 beats "
-                        "the champion of class 1 as well: every child competes in every class.",
-        (11, 11, 2, 11): "all classes ask the same child, the one with the highest score of all.",
-        (0, 1, 12, 3): "the comparison is turned round: only the champion that is better falls.",
-        (12, 11, 2, 12): "the last child that beats a champion takes its place, not the best one.",
-    }
-    if said := mistakes.get(tuple(int(value) for value in who)):
-        return said
-    if who != [10, 10, 2, 11]:
-        return (f"for the four classes the champions should be child 0, child 0, the old one and "
-                f"child 1 (numbers 10, 10, 2, 11), yours are {[int(value) for value in who]}.")
-    if torch.equal(mine_scores, scores):
+    return (image_like(result[0], champions, "set of champions")
+            or image_like(result[1], scores, "row of scores"))
+
+
+def strongest(child_scores: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """For each class: whether the best child beats the champion, and which child is the best."""
+    return child_scores.amax(0) > scores, child_scores.argmax(0)
+
+
+def decided(rule: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., object]:
+    """A competition in which rule(child_scores, scores) names the winners, as `strongest` does."""
+    def compete(champions: Tensor, scores: Tensor, children: Tensor, s: Tensor) -> object:
+        better, index = rule(s, scores)
+        return (torch.where(better.view(-1, 1, 1, 1), children[index], champions),
+                torch.where(better, s.gather(0, index[None])[0], scores))
+    return compete
+
+
+def _scores(fn: Callable[..., tuple[Tensor, Tensor]]) -> Finding:
+    ((champions, scores, *challengers),) = _generation()
+    _, mine = fn(champions, scores.clone(), *challengers)
+    if torch.equal(mine, scores):
         return ("the scores are still those of the old champions: in the next generation weaker "
                 "children would win.")
-    return close(mine_scores, torch.tensor([3.0, 1.0, 2.0, 5.0]), "the row of scores",
+    return close(mine, compete(champions, scores, *challengers)[1], "the row of scores",
                  "The larger of the champion's and the best child's, class by class.")
+
+
+_COMPETE = Examiner(
+    compete, _generation, properties=(_pair,), part=lambda result: result[0][:, 0, 0, 0],
+    name="the champion (0 to 3 are the old ones, 10 to 12 the children)", further=_scores,
+    idea="In each class the best child takes over, if it is better than the champion.",
+    mistakes={
+        "no champion has fallen, though children beat three of them.":
+            lambda champions, scores, *_: (champions, scores),
+        "class 2 gets a child that is worse than its champion. A champion falls only to a better "
+        "one.": decided(lambda s, scores: (s.amax(0) > -torch.inf, s.argmax(0))),
+        "each child competes only in the class that it is best at. Child 0 beats the champion of "
+        "class 1 as well: every child competes in every class.":
+            decided(lambda s, scores: strongest(s.masked_fill(s < s.amax(1)[:, None], -9), scores)),
+        "all classes ask the same child, the one with the highest score of all.":
+            decided(lambda s, scores: (s[s.argmax() // 4] > scores, (s.argmax() // 4).expand(4))),
+        "the comparison is turned round: only the champion that is better falls.":
+            decided(lambda s, scores: (s.amax(0) < scores, s.argmax(0))),
+        "the last child that beats a champion takes its place, not the best one.":
+            decided(lambda s, scores: strongest((s > scores) * torch.arange(1, 4)[:, None],
+                                                torch.zeros(4))),
+    })
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -127,45 +158,53 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logits.softmax(1) * logits.log_softmax(1)).sum(1)
 
 
-def _diagnose_entropy(fn) -> Finding:
-    logits = 2 * torch.randn(6, 10, generator=torch.Generator().manual_seed(3))
-    mine, said = run(fn, logits)
+def _logits() -> list[tuple[Tensor]]:
+    return [(2 * torch.randn(6, 10, generator=torch.Generator().manual_seed(3)),)]
+
+
+def _one_per_image(mine: object, logits: Tensor) -> Finding:
     if isinstance(mine, Tensor) and mine.dim() == 0:
         return "you return one number for the batch; one for each image is expected, [n]."
-    if said := said or image_like(mine, logits[:, 0], "entropy"):
-        return said
-    p, right = logits.softmax(1), entropy(logits)
-    mistakes = {
-        "the sign is missing: log p is negative, and entropy is not.": -right,
-        "the logarithm has base 2: that is the entropy in bits. Take the natural one, torch.log.":
-            right / math.log(2),
-        "the mean over the classes is taken; the formula has the sum.": right / 10,
-        "the probabilities do not weigh the logarithms: p_k log p_k, then the sum.":
-            -p.log().sum(1),
-        "only the most probable class counts. Sum over all classes.":
-            -(p * p.log()).gather(1, p.argmax(1, keepdim=True)).squeeze(1),
-        "the softmax runs over the images of the batch. Take dimension 1, the classes.":
-            -(logits.softmax(0) * logits.log_softmax(0)).sum(1),
-        "p multiplies the logits themselves. Take the logarithm of p.": -(p * logits).sum(1),
-        "this is the largest probability. It tells who wins, not how the rest is spread.":
-            p.amax(1),
-    }
-    for mistake, result in mistakes.items():
-        if torch.allclose(mine, result, atol=1e-5):
-            return mistake
-    if not torch.allclose(fn(logits + 20), fn(logits.clone()), atol=1e-3):
+    return image_like(mine, logits[:, 0], "entropy")
+
+
+def _of_probabilities(fn: Callable[[Tensor], Tensor]) -> Finding:
+    """What other logits show: shifted, certain, undecided ones."""
+    ((logits,),) = _logits()
+    mine = fn(logits.clone())
+    if not torch.allclose(fn(logits + 20), mine, atol=1e-3):
         return ("your result changes when 20 is added to all logits, the probabilities do not: "
                 "logits are no probabilities. Take p = logits.softmax(1) first.")
-    certain = torch.zeros(2, 10)
-    certain[:, 4] = 200.0
-    if not bool(fn(certain.clone()).isfinite().all()):
+    if not bool(fn(200 * torch.eye(2, 10)).isfinite().all()):
         return ("where the network is certain your entropy is NaN: some p_k is exactly 0 there, "
                 "and 0 * log 0 is not a number. logits.log_softmax(1) never says minus infinity.")
     return (finite(mine, "entropy")
             or close(fn(torch.zeros(2, 10)), torch.full((2,), math.log(10)),
                      "the entropy of ten equal logits", "It is log 10, the largest there is.")
             or per_image(fn, logits, what="entropy")
-            or close(mine, right, "the entropy", "Compare term by term with the formula."))
+            or close(mine, entropy(logits), "the entropy", "Compare term by term with the "
+                                                           "formula."))
+
+
+_ENTROPY = Examiner(
+    entropy, _logits, exact=False, further=_of_probabilities, properties=(_one_per_image,),
+    mistakes={
+        "the sign is missing: log p is negative, and entropy is not.": lambda z: -entropy(z),
+        "the logarithm has base 2: that is the entropy in bits. Take the natural one, torch.log.":
+            lambda z: entropy(z) / math.log(2),
+        "the mean over the classes is taken; the formula has the sum.":
+            lambda z: entropy(z) / z.shape[1],
+        "the probabilities do not weigh the logarithms: p_k log p_k, then the sum.":
+            lambda z: -z.log_softmax(1).sum(1),
+        "only the most probable class counts. Sum over all classes.":
+            lambda z: -z.softmax(1).amax(1) * z.log_softmax(1).amax(1),
+        "the softmax runs over the images of the batch. Take dimension 1, the classes.":
+            lambda z: -(z.softmax(0) * z.log_softmax(0)).sum(1),
+        "p multiplies the logits themselves. Take the logarithm of p.":
+            lambda z: -(z.softmax(1) * z).sum(1),
+        "this is the largest probability. It tells who wins, not how the rest is spread.":
+            lambda z: z.softmax(1).amax(1),
+    })
 
 
 def takes_for_a_digit(logits: Tensor, threshold: float) -> Tensor:
@@ -173,50 +212,55 @@ def takes_for_a_digit(logits: Tensor, threshold: float) -> Tensor:
     return logits.softmax(1)[:, :10].amax(1) >= threshold
 
 
-def _diagnose_digit(fn) -> Finding:
-    # Class 10 is "none of these". Row by row: sure of 3; sure of none; half and half; torn between
-    # two digits; none against a digit that leads the others by far; half and half again.
+def _answers() -> list[tuple[Tensor, float]]:
+    """Class 10 is "none of these".
+
+    Row by row: sure of 3; sure of none; half and half; torn between two digits; none against a
+    digit that leads the others by far; half and half again.
+    """
     logits = torch.zeros(6, 11)
     logits[0, 3], logits[1, 10] = 12.0, 12.0
     logits[2::3, 5] = logits[2::3, 10] = 9.0
     logits[3, 1] = logits[3, 2] = 9.0
     logits[4, 7], logits[4, 10] = 20.0, 26.0
-    mine, said = run(fn, logits, 0.9)
-    if said:
-        return said
+    return [(logits, 0.9), (logits, 0.45)]
+
+
+def _yes_or_no(mine: object, logits: Tensor, threshold: float) -> Finding:
     if not isinstance(mine, Tensor) or mine.shape != (6,):
         shape = tuple(mine.shape) if isinstance(mine, Tensor) else type(mine).__name__
         return f"one answer for each image is expected, [6] here; your function returns {shape}."
     if mine.dtype != torch.bool:
         return f"yes or no is expected, a tensor of dtype bool; yours has {mine.dtype}."
-    mistakes = {
-        (True, False, True, False, True, True):
-            "the eleventh class is cut off before the softmax, which shares its part out among the "
-            "digits: images that the network calls \"none of these\" look certain. Softmax first.",
-        (True, True, False, False, True, False):
-            "\"none of these\" counts as a digit: an image that the network rejects is not fooling "
-            "it. Look at the first ten probabilities.",
-        (False, True, False, False, True, False):
-            "these are the images that are rejected. The question is which ones are taken for a "
-            "digit.",
-        (True, False, True, True, False, True):
-            "the winner is a digit, but how certain it is does not count. Compare with threshold.",
-        (True, False, True, True, True, True):
-            "logits are compared with the threshold. It is a probability: softmax first.",
-        (True, False, False, True, True, False):
-            "the softmax runs over the images of the batch. Take dimension 1, the classes.",
-        (False, True, True, True, True, True): "the comparison is turned round: p >= threshold.",
-        (True, True, True, True, True, True): "every image is taken for a digit.",
-        (False, False, False, False, False, False): "no image is taken for a digit.",
-    }
-    if said := mistakes.get(tuple(mine.tolist())):
-        return said
-    if mine.tolist() != [True, False, False, False, False, False]:
-        return (f"of six images the first alone is a certain digit; yours are {mine.tolist()}. "
-                "Is the softmax taken over the classes, dimension 1?")
-    if not bool(fn(logits.clone(), 0.45)[[0, 2, 3, 5]].all()):
-        return "with threshold = 0.45 images 0, 2, 3 and 5 get a digit: is the threshold used?"
-    return per_image(lambda z: fn(z, 0.9).float(), logits, what="answer")
+    return None
+
+
+_DIGIT = Examiner(
+    takes_for_a_digit, _answers, in_order=True, alone=True, properties=(_yes_or_no,),
+    name="with threshold = {1}, the answer (1 is yes)",
+    idea="Is the softmax taken over the classes, dimension 1?",
+    mistakes={
+        "the eleventh class is cut off before the softmax, which shares its part out among the "
+        "digits: images that the network calls \"none of these\" look certain. Softmax first.":
+            lambda z, threshold: z[:, :10].softmax(1).amax(1) >= threshold,
+        "\"none of these\" counts as a digit: an image that the network rejects is not fooling it. "
+        "Look at the first ten probabilities.":
+            lambda z, threshold: z.softmax(1).amax(1) >= threshold,
+        "these are the images that are rejected. The question is which ones are taken for a digit.":
+            lambda z, threshold: z.softmax(1)[:, 10] >= threshold,
+        "the winner is a digit, but how certain it is does not count. Compare with threshold.":
+            lambda z, threshold: z.argmax(1) < 10,
+        "logits are compared with the threshold. It is a probability: softmax first.":
+            lambda z, threshold: z[:, :10].amax(1) >= threshold,
+        "the softmax runs over the images of the batch. Take dimension 1, the classes.":
+            lambda z, threshold: z.softmax(0)[:, :10].amax(1) >= threshold,
+        "the comparison is turned round: p >= threshold.":
+            lambda z, threshold: z.softmax(1)[:, :10].amax(1) < threshold,
+        "every image is taken for a digit.": lambda z, threshold: z[:, 0] > -torch.inf,
+        "no image is taken for a digit.": lambda z, threshold: z[:, 0] == torch.inf,
+        "with threshold = 0.45 images 0, 2, 3 and 5 get a digit: is the threshold used?":
+            lambda z, threshold: takes_for_a_digit(z, 0.9),
+    })
 
 
 EXERCISES = [
@@ -236,7 +280,7 @@ def mutate(parents, rate, generator):
             "rate, gene by gene.",
             "`torch.where(chosen, fresh, parents)` takes the fresh value where chosen is True.",
         ),
-        diagnose=_diagnose_mutate,
+        diagnose=_mutation,
         praise="Most of the parent survives, and that is what lets evolution keep what it found.",
     ),
     Exercise(
@@ -257,7 +301,7 @@ def compete(champions, scores, children, child_scores):
             "`better = best > scores`. Then torch.where twice: `better.view(-1, 1, 1, 1)` fits "
             "images, `better` fits scores.",
         ),
-        diagnose=_diagnose_compete,
+        diagnose=_COMPETE,
         praise="A child of the champion for 3 may become the champion for 8: that is the trick.",
     ),
     Exercise(
@@ -275,7 +319,7 @@ def entropy(logits):
             "A probability can be exactly 0 in float32. `logits.log_softmax(1)` is its logarithm, "
             "computed without ever taking log 0.",
         ),
-        diagnose=_diagnose_entropy,
+        diagnose=_ENTROPY,
         praise="Zero for a network that is certain, log 10 for one that has no idea.",
     ),
     Exercise(
@@ -294,7 +338,7 @@ def takes_for_a_digit(logits, threshold):
             "The ten numbers p add up to one. Should they, when there are eleven classes?",
             "Take the softmax of all eleven logits, then look at the first ten probabilities.",
         ),
-        diagnose=_diagnose_digit,
+        diagnose=_DIGIT,
         praise="Cut off before the softmax, the answer \"none of these\" cannot be heard.",
     ),
 ]
