@@ -24,6 +24,7 @@ from course_lib.exercises.diagnoses import (
     repeatable,
     run,
 )
+from course_lib.exercises.examiner import Examiner, first
 from course_lib.gradients import input_gradient
 from course_lib.losses import margin
 from course_lib.norms import project_box, uniform_ball
@@ -37,50 +38,52 @@ def advance(x_t, gradient, x, alpha, eps):
     return torch.clamp(x_new, x - eps, x + eps).clamp(0, 1)
 
 
-def _advance(fn: Function) -> Finding:
+def _steps() -> list[tuple[Tensor, Tensor, Tensor, float, float]]:
+    """Some pixels are still near x, some have reached the edge of the ball or of the box."""
     draw = torch.Generator().manual_seed(4)
     x = torch.rand(4, 1, 5, 5, generator=draw)
     x[0], x[1, 0, 0], x[1, 0, 1] = 0.5, 0.0, 1.0
     alpha, eps = 0.04, 0.1
-    # Some pixels are still near x, some have reached the edge of the ball.
     x_t = (x + eps * torch.randint(-1, 2, x.shape, generator=draw)).clamp(0, 1)
     scale = torch.tensor([1, 1e-6, 30, 1]).view(4, 1, 1, 1)
-    gradient = scale * torch.randn(x.shape, generator=draw)
-    x_new, said = run(fn, x_t, gradient, x, alpha, eps)
-    if said or (said := image_like(x_new, x) or finite(x_new)):
-        return said
-    sign = gradient.sign()
-    right = advance(x_t, gradient, x, alpha, eps)
-    mistakes = {
-        "your image has not moved: add alpha times the sign of the gradient to x_t.": x_t,
-        "your step goes downhill: the gradient already points where the attack wants to go, "
-        "so add.": advance(x_t, -gradient, x, alpha, eps),
-        "you step from x again: then only one step of all is ever taken. Step from x_t, "
-        "where the last one ended.": advance(x, gradient, x, alpha, eps),
+    return [(x_t, scale * torch.randn(x.shape, generator=draw), x, alpha, eps)]
+
+
+def _every_pixel(fn: Function) -> Finding:
+    ((x_t, gradient, x, alpha, eps),) = _steps()
+    x_new, right = (step(x_t.clone(), gradient, x, alpha, eps) for step in (fn, advance))
+    wrong = ((x_new - right).abs() > 1e-6).float().mean().item()
+    return (in_ball(x_new, x, eps) or in_box(x_new)
+            or first({f"{100 * wrong:.0f} % of the pixels differ from Pi(x_t + alpha "
+                      "sign(gradient)). Step first, then the ball around x, then the box.": wrong})
+            or per_image(lambda *batch: fn(*batch, alpha, eps), x_t, gradient, x))
+
+
+_ADVANCE = Examiner(
+    advance, _steps, exact=False, further=_every_pixel, atol=1e-6,
+    properties=(lambda x_new, x_t, *_: image_like(x_new, x_t) or finite(x_new),),
+    mistakes={
+        "your image has not moved: add alpha times the sign of the gradient to x_t.":
+            lambda x_t, *_: x_t,
+        "your step goes downhill: the gradient already points where the attack wants to go, so "
+        "add.": lambda x_t, g, *rest: advance(x_t, -g, *rest),
+        "you step from x again: then only one step of all is ever taken. Step from x_t, where the "
+        "last one ended.": lambda x_t, g, x, *rest: advance(x, g, x, *rest),
         "your step has length eps: that is FGSM. A step of I-FGSM has length alpha.":
-            advance(x_t, gradient, x, eps, eps),
+            lambda x_t, g, x, alpha, eps: advance(x_t, g, x, eps, eps),
         "the gradient steps without its sign: pixels with a small gradient hardly move.":
-            (x_t + alpha * gradient).clamp(x - eps, x + eps).clamp(0, 1),
+            lambda x_t, g, x, alpha, eps: project_box(x_t + alpha * g, x, eps, "linf"),
         "your image leaves the ball: the projection is missing, or its centre is x_t, which walks "
         "along with the attack. The centre is the clean image x.":
-            (x_t + alpha * sign).clamp(0, 1),
+            lambda x_t, g, x, alpha, eps: (x_t + alpha * g.sign()).clamp(0, 1),
         "you clamp the image itself to [-eps, eps]: it is the perturbation x_new - x that must "
-        "stay in there.": (x_t + alpha * sign).clamp(-eps, eps).clamp(0, 1),
+        "stay in there.":
+            lambda x_t, g, x, alpha, eps: (x_t + alpha * g.sign()).clamp(-eps, eps).clamp(0, 1),
         "the ball is there, the box is missing: clamp to [0, 1] at the end.":
-            (x_t + alpha * sign).clamp(x - eps, x + eps),
+            lambda x_t, g, x, alpha, eps: (x_t + alpha * g.sign()).clamp(x - eps, x + eps),
         "the edge of your ball is alpha: the whole way may be as long as eps.":
-            (x_t + alpha * sign).clamp(x - alpha, x + alpha).clamp(0, 1),
-    }
-    for mistake, result in mistakes.items():
-        if torch.allclose(x_new, result, atol=1e-6):
-            return mistake
-    if said := in_ball(x_new, x, eps) or in_box(x_new):
-        return said
-    wrong = ((x_new - right).abs() > 1e-6).float().mean().item()
-    if wrong:
-        return (f"{100 * wrong:.0f} % of the pixels differ from Pi(x_t + alpha sign(gradient)). "
-                "Step first, then the ball around x, then the box.")
-    return per_image(lambda *batch: fn(*batch, alpha, eps), x_t, gradient, x)
+            lambda x_t, g, x, alpha, eps: advance(x_t, g, x, alpha, alpha),
+    })
 
 
 # --- 4.2 two bugs in PGD ------------------------------------------------------------------------
@@ -104,12 +107,6 @@ def _pgd_repaired(fn: Function) -> Finding:
     def call(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0, steps: int = 12) -> Tensor:
         return fn(model, x, y, eps, steps, torch.Generator().manual_seed(seed))
 
-    x_adv, said = run(lambda model, x, y: call(model, x, y), p.model, p.x, p.y)
-    if said or (said := image_like(x_adv, p.x) or finite(x_adv) or moved(x_adv, p.x)
-                or in_ball(x_adv, p.x, eps, idea="Which point is the centre of the projection, in "
-                                                 "every step?")
-                or in_box(x_adv) or climbs(p.model, p.x, x_adv, p.y)):
-        return said
     # Where does it start? Thousands of pixels at 0.5, far from the box. What comes out cannot tell:
     # all starts may end in the same corner of the ball.
     big = problem(channels=3, size=22)
@@ -120,36 +117,35 @@ def _pgd_repaired(fn: Function) -> Finding:
         call(watching, grey.clone(), big.y, seed, steps=1)
         return next((x for x in watching.seen if not torch.equal(x, grey)), grey)
 
-    if said := (_start(start(0) - grey, eps) or repeatable(lambda: start(0))
-                or repeatable(lambda: call(p.model, p.x.clone(), p.y))):
-        return said
-    if torch.equal(start(0), start(1)):
-        return ("two generators with different seeds give the same image: draw the noise from "
-                "the generator that is passed in.")
-    return None
+    x_adv, finding = run(lambda model, x, y: call(model, x, y), p.model, p.x, p.y)
+    return (
+        finding or image_like(x_adv, p.x) or finite(x_adv) or moved(x_adv, p.x)
+        or in_ball(x_adv, p.x, eps, idea="Which point is the centre of the projection, in every "
+                                         "step?")
+        or in_box(x_adv) or climbs(p.model, p.x, x_adv, p.y)
+        or _start((start(0) - grey) / eps)
+        or repeatable(lambda: start(0)) or repeatable(lambda: call(p.model, p.x.clone(), p.y))
+        or first({"two generators with different seeds give the same image: draw the noise from "
+                  "the generator that is passed in.": torch.equal(start(0), start(1))}))
 
 
-def _start(noise: Tensor, eps: float) -> Finding:
-    """Is the first perturbation uniform in [-eps, eps]?"""
-    size = noise.abs() / eps
+def _start(noise: Tensor) -> Finding:
+    """Is the first perturbation, in units of eps, uniform in [-1, 1]?"""
+    size, mean = noise.abs(), float(noise.mean())
     outside = 100 * float((size > 1 + 1e-4).float().mean())
     edge = 100 * float((size > 0.99).float().mean())
-    if bool((size < 1e-5).all()):
-        return "it starts at x itself: the random start is gone. Draw r uniformly from the ball."
-    if outside:
-        return (f"{outside:.0f} % of the pixels start outside the ball: a Gaussian has no edge. "
-                "Draw every pixel uniformly from [-eps, eps].")
-    if edge > 10:
-        return (f"{edge:.0f} % of the pixels start on the very edge, at -eps or +eps. Uniform "
-                "means that every value between them is equally likely.")
-    if abs(float(noise.mean())) > 0.1 * eps:
-        return ("the start is lopsided: its mean should be 0, yours is "
-                f"{float(noise.mean()) / eps:+.2f} eps. torch.rand draws from [0, 1]; "
-                "stretch it to [-1, 1].")
-    if not 0.45 < float(size.mean()) < 0.55:
-        return (f"the start is not uniform: the mean of |r| should be 0.50 eps, yours is "
-                f"{float(size.mean()):.2f} eps.")
-    return None
+    return first({
+        "it starts at x itself: the random start is gone. Draw r uniformly from the ball.":
+            (size < 1e-5).all(),
+        f"{outside:.0f} % of the pixels start outside the ball: a Gaussian has no edge. Draw every "
+        "pixel uniformly from [-eps, eps].": outside,
+        f"{edge:.0f} % of the pixels start on the very edge, at -eps or +eps. Uniform means that "
+        "every value between them is equally likely.": edge > 10,
+        f"the start is lopsided: its mean should be 0, yours is {mean:+.2f} eps. torch.rand draws "
+        "from [0, 1]; stretch it to [-1, 1].": abs(mean) > 0.1,
+        "the start is not uniform: the mean of |r| should be 0.50 eps, yours is "
+        f"{size.mean():.2f} eps.": not 0.45 < size.mean() < 0.55,
+    })
 
 
 # --- 4.3 restarts that forget -------------------------------------------------------------------
@@ -184,37 +180,32 @@ def _best_of_restarts(fn: Function) -> Finding:
     def call(restarts: int, steps: int) -> Tensor:
         return fn(model, x.clone(), y, eps, steps, restarts, torch.Generator().manual_seed(0))
 
-    x_adv, said = run(lambda model, x, y: fn(model, x, y, eps, 5, 3,
-                                             torch.Generator().manual_seed(0)), model, x, y)
-    if said or (said := image_like(x_adv, x) or finite(x_adv) or in_ball(x_adv, x, eps)
-                or in_box(x_adv)):
-        return said
-
     def hits(restarts: int, steps: int) -> Tensor:
         return evaluation.fooled(model, call(restarts, steps), y)
 
     def share(mask: Tensor) -> str:
         return f"{100 * mask.float().mean().item():.0f} %"
 
-    once = hits(1, 1)
-    if not bool(once.any()):
-        return ("with 1 start none of the images end up fooled, half of them should: does "
-                "torch.where keep x_t where `hit` is true?")
-    if once.float().mean() < 0.4:
-        return (f"with one step and one start {share(once)} of the images end up fooled, half of "
-                "them should: the image after the last step is never judged. When is `hit` "
-                "computed?")
-    first, many = hits(1, 5), hits(6, 5)
-    if bool((first & ~many).any()):
-        return (f"{int((first & ~many).sum())} of {len(x)} images are fooled with 1 start, and no "
-                "longer with 6: a later start that failed overwrites an earlier success. What does "
-                "torch.where fall back on?")
-    if torch.equal(first, many):
-        return "6 starts fool exactly the images that 1 start fools: does each draw new noise?"
-    if many.float().mean() < 0.9:
-        return (f"with 6 starts {share(many)} of the images end up fooled; each start succeeds "
-                "with half of them, so it should be nearly all.")
-    return repeatable(lambda: call(2, 3))
+    x_adv, finding = run(lambda model, x, y: fn(model, x, y, eps, 5, 3,
+                                                torch.Generator().manual_seed(0)), model, x, y)
+    if finding or (finding := image_like(x_adv, x) or finite(x_adv) or in_ball(x_adv, x, eps)
+                   or in_box(x_adv)):
+        return finding
+    once, one, six = hits(1, 1), hits(1, 5), hits(6, 5)
+    lost = int((one & ~six).sum())
+    return first({
+        "with 1 start none of the images end up fooled, half of them should: does torch.where keep "
+        "x_t where `hit` is true?": not once.any(),
+        f"with one step and one start {share(once)} of the images end up fooled, half of them "
+        "should: the image after the last step is never judged. When is `hit` computed?":
+            once.float().mean() < 0.4,
+        f"{lost} of {len(x)} images are fooled with 1 start, and no longer with 6: a later start "
+        "that failed overwrites an earlier success. What does torch.where fall back on?": lost,
+        "6 starts fool exactly the images that 1 start fools: does each draw new noise?":
+            torch.equal(one, six),
+        f"with 6 starts {share(six)} of the images end up fooled; each start succeeds with half of "
+        "them, so it should be nearly all.": six.float().mean() < 0.9,
+    }) or repeatable(lambda: call(2, 3))
 
 
 # --- 4.4 a defence that only hides --------------------------------------------------------------
@@ -260,27 +251,26 @@ def _break_shield(fn: Function) -> Finding:
     def call(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return fn(model, x, y, eps, torch.Generator().manual_seed(0))
 
-    x_adv, said = run(call, model, x, y)
-    if said or (said := image_like(x_adv, x) or finite(x_adv)):
-        return said
+    x_adv, finding = run(call, model, x, y)
+    if finding or (finding := image_like(x_adv, x) or finite(x_adv)):
+        return finding
     if torch.equal(x_adv, x):
         return "your function returns the images unchanged: is the gradient it climbs exactly zero?"
-    if said := in_ball(x_adv, x, eps) or in_box(x_adv):
-        return said
+    if finding := in_ball(x_adv, x, eps) or in_box(x_adv):
+        return finding
     left = evaluation.accuracy(model, x_adv, y)
     survive = (f"{100 * left:.0f} % of the digits survive, where plain PGD leaves "
                f"{100 * approved:.0f} %")
-    if left >= approved - 0.05:
-        return (f"{survive}: your attack is misled in the same way. Look at the gradient it "
-                "follows.")
-    if left > 0.3:
-        return f"you are on a way in: {survive}. Other losses or more queries go below 30 %."
-    return repeatable(lambda: call(model, x.clone(), y.clone()))
+    return first({
+        f"{survive}: your attack is misled in the same way. Look at the gradient it follows.":
+            left >= approved - 0.05,
+        f"you are on a way in: {survive}. Other losses or more queries go below 30 %.": left > 0.3,
+    }) or repeatable(lambda: call(model, x.clone(), y.clone()))
 
 
 EXERCISES = [
     Exercise(
-        id="4.1", title="one of many steps", solution=advance, diagnose=_advance,
+        id="4.1", title="one of many steps", solution=advance, diagnose=_ADVANCE,
         stub='''
 def advance(x_t, gradient, x, alpha, eps):
     """From x_t one step along sign(gradient), then Pi: ball around x, box."""
