@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from course_lib import evaluation
-from course_lib.attacks import ifgsm, mifgsm
 from course_lib.exercises import Exercise
 from course_lib.exercises.diagnoses import (
     Finding,
     attack,
-    climbs,
-    close,
     finite,
     image_like,
-    per_image,
     problem,
-    run,
 )
+from course_lib.exercises.examiner import Examiner
 from course_lib.gradients import input_gradient
 from course_lib.norms import project_box
 
@@ -33,41 +27,50 @@ def momentum(g: Tensor, gradient: Tensor, mu: float) -> Tensor:
     return mu * g + gradient / size.clamp_min(1e-30)
 
 
-def _diagnose_momentum(fn) -> Finding:
-    draw = torch.Generator().manual_seed(5)
-    g, gradient = torch.randn(2, 3, 1, 4, 4, generator=draw)
-    gradient = gradient * torch.tensor([1.0, 10.0, 0.1])[:, None, None, None]
-    new, said = run(fn, g, gradient, 0.9)
-    if said := said or image_like(new, g, what="momentum") or finite(new, what="momentum"):
-        return said
-    right = momentum(g, gradient, 0.9)
-    unit = right - 0.9 * g
-    mistakes = {
+def _gradients() -> list[tuple[Tensor, Tensor, float]]:
+    g, gradient = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(5))
+    steepness = torch.tensor([1.0, 10.0, 0.1])[:, None, None, None]
+    return [(g, steepness * gradient, 0.9), (g, torch.zeros_like(g), 0.9)]
+
+
+def _momentum_like(new: Tensor, g: Tensor, gradient: Tensor, mu: float) -> Finding:
+    where = "" if gradient.any() else " for a zero gradient"
+    return image_like(new, g, what="momentum") or finite(new, what="momentum" + where)
+
+
+def summed(
+    divide: Callable[[Tensor], Tensor],
+    mix: Callable[[Tensor, Tensor, float], Tensor] = lambda g, unit, mu: mu * g + unit,
+) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """The momentum with another divide(gradient), or another way to add it to g."""
+    return lambda g, gradient, mu: mix(g, divide(gradient), mu)
+
+
+def unit(gradient: Tensor) -> Tensor:
+    return gradient / gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
+
+
+_MOMENTUM = Examiner(
+    momentum, _gradients, in_order=True, alone=True, properties=(_momentum_like,), atol=1e-6,
+    name="the new momentum", idea="Compare term by term with the formula.",
+    mistakes={
         "the sign is taken before the momentum, so every pixel counts the same however small its "
         "gradient is. Add up the gradients themselves; the sign comes in the step.":
-            0.9 * g + gradient.sign(),
+            summed(torch.sign),
         "the gradient is not divided by its l_1 norm: a steep place would drown all the others.":
-            0.9 * g + gradient,
+            summed(lambda d: d),
         "the gradient is divided by its l_2 norm, the formula has the l_1 norm: the sum of the "
-        "absolute values.":
-            0.9 * g + gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None],
+        "absolute values.": summed(lambda d: d / d.flatten(1).norm(dim=1)[:, None, None, None]),
         "the gradient is divided by the mean of its absolute values, the formula has their sum.":
-            0.9 * g + unit * 16,
-        "mu multiplies the new gradient; it is the memory g that fades.": g + 0.9 * unit,
-        "mu is not used: the memory never fades.": g + unit,
-        "the old momentum is missing: nothing is remembered.": unit,
+            summed(lambda d: d / d.abs().mean((1, 2, 3), keepdim=True)),
+        "mu multiplies the new gradient; it is the memory g that fades.":
+            summed(unit, lambda g, unit, mu: g + mu * unit),
+        "mu is not used: the memory never fades.": summed(unit, lambda g, unit, mu: g + unit),
+        "the old momentum is missing: nothing is remembered.":
+            summed(unit, lambda g, unit, mu: unit),
         "the gradient is divided by a norm over the whole batch. Each image has its own: sum over "
-        "the dimensions 1, 2, 3 with keepdim=True.": 0.9 * g + gradient / gradient.abs().sum(),
-    }
-    for mistake, result in mistakes.items():
-        if torch.allclose(new, result, atol=1e-6):
-            return mistake
-    return (
-        per_image(lambda a, b: fn(a, b, 0.9), g, gradient, what="momentum")
-        or close(new, right, "the new momentum", "Compare term by term with the formula.",
-                 atol=1e-6)
-        or finite(fn(g, torch.zeros_like(g), 0.9), what="momentum for a zero gradient")
-    )
+        "the dimensions 1, 2, 3 with keepdim=True.": summed(lambda d: d / d.abs().sum()),
+    })
 
 
 def ensemble_logits(models: Sequence[nn.Module], x: Tensor) -> Tensor:
@@ -75,41 +78,51 @@ def ensemble_logits(models: Sequence[nn.Module], x: Tensor) -> Tensor:
     return torch.stack([model(x) for model in models]).mean(0)
 
 
-def _diagnose_ensemble(fn) -> Finding:
-    p = problem()
-    draw = torch.Generator().manual_seed(6)
+def _networks() -> list[tuple[list[nn.Module], Tensor]]:
+    p, draw = problem(), torch.Generator().manual_seed(6)
     other = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
     with torch.no_grad():
         for weights in other.parameters():
             weights.copy_(torch.randn(weights.shape, generator=draw))
-    models = [p.model, other]
-    parts = [model(p.x).detach() for model in models]
-    both, said = run(fn, models, p.x)
-    if said:
-        return said
-    if not isinstance(both, Tensor) or both.shape != parts[0].shape:
-        shape = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
-        return f"your function returns {shape}; logits {tuple(parts[0].shape)} are expected."
-    value, mean = both.detach(), torch.stack(parts).mean(0)
-    probabilities = torch.stack([part.softmax(1) for part in parts])
-    mistakes = {
-        "only the first network is asked.": parts[0],
-        "only the last network is asked: is the result overwritten in the loop?": parts[-1],
+    return [([p.model, other], p.x)]
+
+
+def _logits_like(both: object, models: Sequence[nn.Module], x: Tensor) -> Finding:
+    expected = tuple(models[0](x).shape)
+    if isinstance(both, Tensor) and both.shape == expected:
+        return None
+    shape = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
+    return f"your function returns {shape}; logits {expected} are expected."
+
+
+def _carries_a_gradient(fn: Callable[..., Tensor]) -> Finding:
+    (case,) = _networks()
+    if fn(*case).requires_grad:
+        return None
+    return ("no gradient flows back through your result, so nothing could be attacked. Leave out "
+            "torch.no_grad() and .detach().")
+
+
+def fused(fuse: Callable[[Tensor], Tensor]) -> Callable[[Sequence[nn.Module], Tensor], Tensor]:
+    """fuse(logits) of the logits of all networks, [networks, n, classes]."""
+    return lambda models, x: fuse(torch.stack([model(x) for model in models]))
+
+
+_ENSEMBLE = Examiner(
+    ensemble_logits, _networks, properties=(_logits_like,), further=_carries_a_gradient,
+    name="the fused logits", idea="Average what each model returns for x.",
+    mistakes={
+        "only the first network is asked.": fused(lambda z: z[0]),
+        "only the last network is asked: is the result overwritten in the loop?":
+            fused(lambda z: z[-1]),
         "the logits are added, not averaged: the weights of the networks should sum to 1.":
-            sum(parts),
+            fused(lambda z: z.sum(0)),
         "the probabilities are averaged, not the logits. Where one network is certain its softmax "
-        "is flat, and its gradient vanishes.": probabilities.mean(0),
+        "is flat, and its gradient vanishes.": fused(lambda z: z.softmax(2).mean(0)),
         "the logarithms of the probabilities are averaged. Close, but the formula fuses the "
-        "logits, before the softmax.": torch.stack([q.log_softmax(1) for q in parts]).mean(0),
-        "the largest logit is taken, not the mean.": torch.stack(parts).amax(0),
-    }
-    for mistake, result in mistakes.items():
-        if torch.allclose(value, result, atol=1e-5):
-            return mistake
-    if not both.requires_grad:
-        return ("no gradient flows back through your result, so nothing could be attacked. Leave "
-                "out torch.no_grad() and .detach().")
-    return close(value, mean, "the fused logits", "Average what each model returns for x.")
+        "logits, before the softmax.": fused(lambda z: z.log_softmax(2).mean(0)),
+        "the largest logit is taken, not the mean.": fused(lambda z: z.amax(0)),
+    })
 
 
 def black_box_success(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> float:
@@ -126,36 +139,50 @@ class _Lookup(nn.Module):
         return nn.functional.one_hot(named, 4).float() * 5
 
 
-def _diagnose_success(fn) -> Finding:
-    def picture(classes: list[int]) -> Tensor:
+def _example() -> list[tuple[nn.Module, Tensor, Tensor, Tensor]]:
+    """Right at first: images 0, 2, 3, 4, 6. After the attack the images 2, 3, 6 are wrong."""
+    def picture(*classes: int) -> Tensor:
         return (torch.tensor(classes) / 10)[:, None, None, None].expand(-1, 1, 2, 2).clone()
 
-    y = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-    # Right at first: images 0, 2, 3, 4, 6. After the attack the images 2, 3, 6 of these are wrong.
-    before, after = [0, 1, 1, 1, 2, 3, 3, 0], [0, 2, 0, 2, 2, 2, 1, 2]
-    share, said = run(fn, _Lookup(), picture(before), picture(after), y)
-    if said:
-        return said
-    if isinstance(share, Tensor) and share.numel() == 1:
-        share = share.item()
-    if not isinstance(share, float | int):
-        return f"your function returns a {type(share).__name__}; one number is expected."
-    mistakes = {
-        100 * 3 / 5: "you return percent; a share between 0 and 1 is expected.",
-        5 / 8: "you count images that the network got wrong before any attack. Nobody fooled it "
-               "there: keep only those it names correctly.",
-        3 / 8: "you divide by the number of all images. An image that was wrong from the start "
-               "is neither a success nor a failure: divide by the number named correctly.",
-        6 / 8: "you count changed predictions. Compare with the label y: a prediction that "
-               "changes from wrong to right is no success.",
-        2 / 5: "you return the accuracy under attack; success is its complement.",
-        3.0: "you return a count; a share between 0 and 1 is expected.",
-    }
-    for wrong, mistake in mistakes.items():
-        if abs(share - wrong) < 1e-4:
-            return mistake
-    return close(share, 3 / 5, "the black-box success of the example",
-                 "Which images count, and which of them are wrong afterwards?")
+    return [(_Lookup(), picture(0, 1, 1, 1, 2, 3, 3, 0), picture(0, 2, 0, 2, 2, 2, 1, 2),
+             torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))]
+
+
+def _one_number(share: object, *_: object) -> Finding:
+    if isinstance(share, float | int) or (isinstance(share, Tensor) and share.numel() == 1):
+        return None
+    return f"your function returns a {type(share).__name__}; one number is expected."
+
+
+def counted(value: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., float]:
+    """value(before, after, y) of the predictions before and after the attack, as a number."""
+    def success(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> float:
+        before, after = (evaluation.predict(model, images).labels for images in (x, x_adv))
+        return value(before, after, y).item()
+    return success
+
+
+_SUCCESS = Examiner(
+    black_box_success, _example, properties=(_one_number,), part=float,
+    name="the black-box success of the example",
+    idea="Which images count, and which of them are wrong afterwards?",
+    mistakes={
+        "you return percent; a share between 0 and 1 is expected.":
+            lambda *given: 100 * black_box_success(*given),
+        "you count images that the network got wrong before any attack. Nobody fooled it there: "
+        "keep only those it names correctly.":
+            counted(lambda before, after, y: (after != y).float().mean()),
+        "you divide by the number of all images. An image that was wrong from the start is neither "
+        "a success nor a failure: divide by the number named correctly.":
+            counted(lambda before, after, y: ((before == y) & (after != y)).float().mean()),
+        "you count changed predictions. Compare with the label y: a prediction that changes from "
+        "wrong to right is no success.":
+            counted(lambda before, after, y: (after != before).float().mean()),
+        "you return the accuracy under attack; success is its complement.":
+            counted(lambda before, after, y: (after == y)[before == y].float().mean()),
+        "you return a count; a share between 0 and 1 is expected.":
+            counted(lambda before, after, y: ((before == y) & (after != y)).sum()),
+    })
 
 
 def repaired(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
@@ -169,50 +196,51 @@ def repaired(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     return x_adv
 
 
-def _diagnose_repaired(fn) -> Finding:
-    said = attack(lambda model, x, y: fn(model, x, y, 0.2), eps=0.2)
-    if said:
-        return said
-    p, eps = problem(), 0.5
-    model = copy.deepcopy(p.model)
-    with torch.no_grad():  # a sure network: its gradients grow by far on the way
-        for parameter in model[-1].parameters():
+def _sure() -> list[tuple[nn.Module, Tensor, Tensor, float]]:
+    """A sure network: its gradients grow by far on the way."""
+    p = problem()
+    with torch.no_grad():
+        for parameter in p.model[-1].parameters():
             parameter.mul_(10)
-    mine = fn(model, p.x.clone(), p.y, eps)
+    return [(p.model, p.x, p.y, 0.5)]
 
-    def is_that_of(attack_: Callable[..., Tensor]) -> bool:
-        return torch.allclose(mine, attack_(model, p.x, p.y, eps=eps), atol=1e-5)
 
-    if is_that_of(mifgsm):
-        return None
-    if is_that_of(ifgsm):
-        return ("this is I-FGSM: the momentum has no effect. Is g made anew in every step, or the "
-                "sign taken of the last gradient only?")
-    mistakes = {
+def iterated(accumulate: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """The attack with g = accumulate(g, gradient)."""
+    def ten_steps(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        x_adv, g = x.clone(), torch.zeros_like(x)
+        for _ in range(10):
+            g = accumulate(g, input_gradient(model, x_adv, y))
+            x_adv = project_box(x_adv + eps / 10 * g.sign(), x, eps, "linf")
+        return x_adv
+    return ten_steps
+
+
+def _differs(fn: Callable[..., Tensor]) -> Finding:
+    ((model, x, y, eps),) = _sure()
+    finding = attack(lambda model, x, y: fn(model, x, y, 0.2), eps=0.2)
+    if finding or torch.allclose(fn(model, x.clone(), y, eps), repaired(model, x, y, eps),
+                                 atol=1e-5):
+        return finding
+    return ("the images differ from MI-FGSM with mu = 1. Write the two lines of the formula below "
+            "each other and compare: normalise, add to g, then step along sign(g).")
+
+
+_REPAIRED = Examiner(
+    repaired, _sure, exact=False, further=_differs,
+    properties=(lambda x_adv, model, x, *_: image_like(x_adv, x),),
+    mistakes={
+        "this is I-FGSM: the momentum has no effect. Is g made anew in every step, or the sign "
+        "taken of the last gradient only?": iterated(lambda g, d: d),
         "the sign is still taken before the sum: each pixel casts one vote a step, however small "
-        "its gradient. Accumulate the normalised gradient itself.": torch.sign,
+        "its gradient. Accumulate the normalised gradient itself.":
+            iterated(lambda g, d: g + d.sign()),
         "the gradient is added undivided, so that steep places outvote the others: divide it by "
-        "its l_1 norm.": lambda d: d,
+        "its l_1 norm.": iterated(lambda g, d: g + d),
         "the gradient is divided by a norm over the whole batch, so that images disturb each "
-        "other: sum over the dimensions 1, 2, 3 with keepdim=True.": lambda d: d / d.abs().sum(),
-    }
-    for mistake, share in mistakes.items():
-        if is_that_of(functools.partial(_accumulating, share)):
-            return mistake
-    return climbs(model, p.x, mine, p.y) or (
-        "the images differ from MI-FGSM with mu = 1. Write the two lines of the formula below each "
-        "other and compare: normalise, add to g, then step along sign(g).")
-
-
-def _accumulating(
-    share: Callable[[Tensor], Tensor], model: nn.Module, x: Tensor, y: Tensor, eps: float
-) -> Tensor:
-    """MI-FGSM with something else in the place of the normalised gradient."""
-    x_adv, g = x.clone(), torch.zeros_like(x)
-    for _ in range(10):
-        g = g + share(input_gradient(model, x_adv, y))
-        x_adv = project_box(x_adv + eps / 10 * g.sign(), x, eps, "linf")
-    return x_adv
+        "other: sum over the dimensions 1, 2, 3 with keepdim=True.":
+            iterated(lambda g, d: g + d / d.abs().sum()),
+    })
 
 
 EXERCISES = [
@@ -234,7 +262,7 @@ def momentum(g, gradient, mu):
             "A gradient can be exactly zero, where 0 / 0 is NaN and stays NaN for all later "
             "steps. `size.clamp_min(1e-30)` is a cheap guard.",
         ),
-        diagnose=_diagnose_momentum,
+        diagnose=_MOMENTUM,
         praise="Dividing by the l_1 norm lets every step vote with the same weight.",
     ),
     Exercise(
@@ -252,7 +280,7 @@ def ensemble_logits(models, x):
             "dimension.",
             "Stack the logits, then take the mean over dimension 0. No softmax anywhere.",
         ),
-        diagnose=_diagnose_ensemble,
+        diagnose=_ENSEMBLE,
         praise="The attack now needs one perturbation that suits all of them.",
     ),
     Exercise(
@@ -272,7 +300,7 @@ def black_box_success(model, x, x_adv, y):
             "Index the second answer with the first: `wrong_after[right_before]`, then the mean "
             "of it as a float.",
         ),
-        diagnose=_diagnose_success,
+        diagnose=_SUCCESS,
         praise="Without the first filter, a weak network makes every attack look strong.",
     ),
     Exercise(
@@ -295,7 +323,7 @@ def repaired(model, x, y, eps):
             "A pixel with gradient 0.000001 and one with gradient 1: how much does each add to g?",
             "Only the step takes a sign. In g belongs the gradient, divided by its l_1 norm.",
         ),
-        diagnose=_diagnose_repaired,
+        diagnose=_REPAIRED,
         praise="The bug left an attack that works, only less well: a test of success alone would "
                "have passed it.",
     ),
