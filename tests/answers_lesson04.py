@@ -15,32 +15,18 @@ WRONG, RIGHT = {}, {}
 
 # --- 4.1 ----------------------------------------------------------------------------------------
 
-def _in_place(x_t, gradient, x, alpha, eps):
-    x_t += alpha * gradient.sign()
-    return x_t.clamp(x - eps, x + eps).clamp(0, 1)
-
-
-def _batch(x_t, gradient, x, alpha, eps):
-    return (x_t + alpha * gradient / gradient.abs().max()).clamp(x - eps, x + eps).clamp(0, 1)
-
-
 WRONG["4.1"] = [
     (lambda x_t, g, x, a, e: (x_t + a * g.sign()).clamp(x_t - e, x_t + e).clamp(0, 1),
      "its centre is x_t"),
-    (_in_place, "changes x_t in place"),
-    (_batch, "of the pixels differ"),
+    (lambda x_t, g, x, a, e: x_t.add_(a * g.sign()).clamp(x - e, x + e).clamp(0, 1),
+     "changes x_t in place"),
+    (lambda x_t, g, x, a, e: norms.project_box(x_t + a * g / g.abs().max(), x, e, "linf"),
+     "of the pixels differ"),
     (lambda x_t, g, x, a, e: None, "returns nothing"),
     (lambda x_t, g, x, a, e: x_t + "1", "TypeError"),
 ]
-
-
-def _perturbation(x_t, gradient, x, alpha, eps):
-    r = x_t - x + alpha * torch.sign(gradient)
-    return torch.clip(x + torch.clip(r, -eps, eps), 0, 1)
-
-
 RIGHT["4.1"] = [
-    _perturbation,
+    lambda x_t, g, x, a, e: torch.clip(x + torch.clip(x_t - x + a * g.sign(), -e, e), 0, 1),
     lambda x_t, g, x, a, e: norms.project_box(x_t + a * g.sign(), x, e, "linf"),
     lambda x_t, g, x, a, e: torch.maximum(torch.minimum(x_t + a * g.sign(), x + e), x - e)
                                  .clamp(0, 1),
@@ -68,15 +54,6 @@ def _gaussian(x, eps, generator):
     return eps * torch.randn(x.shape, generator=generator)
 
 
-def _long_steps(model, x, y, eps, steps, generator):
-    """An unseeded start that nobody sees at the end: every way leads to the same corner."""
-    x_t = (x + _uniform(x, eps, None)).clamp(0, 1)
-    for _ in range(steps):
-        x_new = x_t + 2.5 * eps * input_gradient(model, x_t, y).sign()
-        x_t = x_new.clamp(x - eps, x + eps).clamp(0, 1)
-    return x_t
-
-
 def _with_grad(model, x, y):
     x = x.clone().requires_grad_()
     F.cross_entropy(model(x), y).backward()
@@ -93,7 +70,8 @@ WRONG["4.2"] = [
     (_pgd(start=lambda x, e, g: 0.01 * _gaussian(x, e, g)), "not uniform"),
     (_pgd(start=lambda x, e, g: 0 * x), "random start is gone"),
     (_pgd(start=lambda x, e, g: e * (2 * torch.rand(x.shape) - 1)), "two equal calls"),
-    (_long_steps, "two equal calls"),
+    # an unseeded start that nobody sees at the end: every way leads to the same corner
+    (_pgd(start=lambda x, e, g: _uniform(x, e, None), sign=12), "two equal calls"),
     (_pgd(start=lambda x, e, g: _uniform(x, e, torch.Generator().manual_seed(1))),
      "different seeds"),
     (_pgd(sign=-1), "climbs"),
@@ -102,17 +80,17 @@ WRONG["4.2"] = [
 ]
 
 
-def _library(model, x, y, eps, steps, generator):
-    return pgd(model, x, y, eps=eps, steps=steps, generator=generator)
-
-
 def _judging_on_the_way(model, x, y, eps, steps, generator):
     evaluation.fooled(model, x, y)
     return _pgd(start=lambda x, e, g: norms.uniform_ball(x.shape, e, "linf", g))(
         model, x, y, eps, steps, generator)
 
 
-RIGHT["4.2"] = [_pgd(), _library, _judging_on_the_way]
+RIGHT["4.2"] = [
+    _pgd(), _judging_on_the_way,
+    lambda model, x, y, eps, steps, generator: pgd(model, x, y, eps=eps, steps=steps,
+                                                   generator=generator),
+]
 
 
 # --- 4.3 ----------------------------------------------------------------------------------------
@@ -149,10 +127,6 @@ WRONG["4.3"] = [
 ]
 
 
-def _library_restarts(model, x, y, eps, steps, restarts, generator):
-    return pgd(model, x, y, eps=eps, steps=steps, restarts=restarts, generator=generator)
-
-
 def _only_the_rest(model, x, y, eps, steps, restarts, generator):
     x_adv = x.clone()
     for _ in range(restarts):
@@ -162,39 +136,36 @@ def _only_the_rest(model, x, y, eps, steps, restarts, generator):
     return x_adv
 
 
-RIGHT["4.3"] = [_restarts(), _library_restarts, _only_the_rest]
+RIGHT["4.3"] = [
+    _restarts(), _only_the_rest,
+    lambda model, x, y, eps, steps, restarts, generator: pgd(
+        model, x, y, eps=eps, steps=steps, restarts=restarts, generator=generator),
+]
 
 
 # --- 4.4 ----------------------------------------------------------------------------------------
 
-def _pgd_with(**options):
-    return lambda model, x, y, eps, generator: pgd(model, x, y, eps=eps, generator=generator,
-                                                   **options)
+def _attacked(attack=pgd, share=1.0, **options):
+    """An attack of the library with a share of eps."""
+    return lambda model, x, y, eps, generator: attack(model, x, y, eps=share * eps, **options)
 
 
 WRONG["4.4"] = [
     (lambda model, x, y, eps, generator: x + 0, "unchanged"),
-    (lambda model, x, y, eps, generator: fgsm(model, x, y, eps=eps), "misled in the same way"),
-    (_pgd_with(steps=40), "misled in the same way"),
-    (lambda model, x, y, eps, generator: pgd(model, x, y, eps=2 * eps, loss=margin,
-                                             generator=generator), "too large"),
-    (lambda model, x, y, eps, generator: ifgsm(model, x, y, eps=eps, loss=margin) * 1.05,
-     "perturbation is too large"),
-    (lambda model, x, y, eps, generator: pgd(model, x, y, eps=eps / 2, loss=margin,
-                                             generator=generator), "on a way in"),
+    (_attacked(fgsm), "misled in the same way"),
+    (_attacked(steps=40), "misled in the same way"),
+    (_attacked(share=2, loss=margin), "too large"),
+    (lambda *given: _attacked(ifgsm, loss=margin)(*given) * 1.05, "perturbation is too large"),
+    (_attacked(share=0.5, loss=margin), "on a way in"),
     (lambda model, x, y, eps, generator: x + 0.1 * torch.nan, "NaN"),
     (lambda model, x, y, eps, generator: y, "shape"),
     (lambda model, x, y, eps, generator: pgd(
         lambda images: model(images) / 100, x, y, eps=eps, generator=generator),
      "write a class whose forward does what your function does"),
-    (lambda model, x, y, eps, generator: square(
-        model, x, y, eps=eps, queries=20, generator=generator), "survive"),
+    (_attacked(square, queries=20), "survive"),
 ]
-
-
-def _behind_the_shield(model, x, y, eps, generator):
-    return pgd(model.model, x, y, eps=eps, steps=20, generator=generator)
-
-
-RIGHT["4.4"] = [_pgd_with(steps=20, loss=margin), _pgd_with(steps=20, loss=dlr),
-                                _behind_the_shield]
+RIGHT["4.4"] = [
+    _attacked(steps=20, loss=margin), _attacked(steps=20, loss=dlr),
+    lambda model, x, y, eps, generator: pgd(model.model, x, y, eps=eps, steps=20,
+                                            generator=generator),
+]

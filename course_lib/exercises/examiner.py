@@ -65,7 +65,7 @@ class Examiner:
             if all(self._same(mistake(*case), result)
                    for case, result in zip(cases, results, strict=False)):
                 return message
-        if self.alone and (finding := _alone(fn, cases[0])):
+        if self.alone and (finding := self._alone(fn, cases[0])):
             return finding
         for case, result in zip(cases, results, strict=False):
             if self.exact and (finding := close(
@@ -80,13 +80,13 @@ class Examiner:
                          for result in (theirs, mine))
         return torch.allclose(first, second, atol=self.atol, rtol=1e-4, equal_nan=True)
 
-
-def _alone(fn: Callable[..., Any], case: Sequence[Any]) -> Finding:
-    """`per_image` for a case that holds more than images."""
-    def call(*images: Tensor) -> Tensor:
-        given = iter(images)
-        return fn(*(next(given) if isinstance(value, Tensor) else value for value in case))
-    return per_image(call, *(value for value in case if isinstance(value, Tensor)))
+    def _alone(self, fn: Callable[..., Any], case: Sequence[Any]) -> Finding:
+        """`per_image` for a case that holds more than images."""
+        def call(*images: Tensor) -> Tensor:
+            given = iter(images)
+            return fn(*(next(given) if isinstance(value, Tensor) else value for value in case))
+        return per_image(call, *(value for value in case if isinstance(value, Tensor)),
+                         what=self.name.removeprefix("the "))
 
 
 def first(findings: Mapping[str, object]) -> Finding:

@@ -17,6 +17,7 @@ from course_lib.exercises.diagnoses import (
     image_like,
     in_ball,
     in_box,
+    per_image,
     repeatable,
 )
 from course_lib.exercises.examiner import Examiner, first
@@ -49,35 +50,46 @@ def _one_per_image(size: object, r: Tensor, p: float) -> Finding:
     return image_like(size, r[:, 0, 0, 0], what=name)
 
 
+# What is written for an exponent p, and why it is wrong.
+_SLIPS: list[tuple[float, Callable[[Tensor], Tensor], str]] = [
+    (2, lambda r: r.square().sum(1), "the root is missing: 25 is the sum of squares."),
+    (2, lambda r: r.square().mean(1).sqrt(),
+     "that is a mean: the norm takes the sum over the entries."),
+    (2, lambda r: r.square().mean(1),
+     "that is a mean of squares: the norm takes the sum, then the root."),
+    (2, lambda r: r.abs().sum(1),
+     "the power is missing: raise every |r_i| to the p-th power before you add."),
+    (1, lambda r: r.sum(1), "the signs cancel: take absolute values first."),
+    (1, lambda r: r.abs().mean(1), "that is a mean: the norm takes the sum over the entries."),
+    (1, lambda r: r.abs().amax(1), "that is the largest entry: l_1 adds up all of them."),
+    (math.inf, lambda r: r.amax(1),
+     "the largest entry counts without its sign: take absolute values first."),
+    (math.inf, lambda r: r.abs().sum(1),
+     "that is the sum: l_inf looks at the largest |r_i| alone."),
+    (math.inf, lambda r: r.abs().pow(math.inf).sum(1).pow(0.0),
+     "(...)^(1/inf) is (...)^0 = 1: l_inf needs a line of its own, the maximum."),
+    (math.inf, lambda r: r.abs().pow(math.inf).sum(1),
+     "a power of inf overflows: l_inf needs a line of its own, the maximum."),
+    (0, lambda r: r.abs().pow(0).sum(1),
+     "zero entries are counted too: 0 ** 0 is 1 for a computer. Count r_i != 0."),
+    (0, lambda r: r.abs().sum(1),
+     "l_0 counts the entries that are not zero; their size does not matter."),
+    (0, lambda r: r.abs().sum(1).pow(math.inf),
+     "the formula would need the power 1/0: l_0 needs a line of its own, a count."),
+]
+
+
+def _told(p: float, line: Callable[[Tensor], Tensor], meaning: str) -> str:
+    hand = torch.tensor([[3.0, -4.0, 0.0, 0.0]])
+    return (f"the l_{p:g} norm of [3, -4, 0, 0] should be {norms.lp_norm(hand, p).item():.4g}, "
+            f"yours is {line(hand).item():.4g}: {meaning}")
+
+
 _NORMS = Examiner(
-    norms.lp_norm, _hand, in_order=True, alone=True, properties=(_one_per_image,),
+    norms.lp_norm, _hand, in_order=True, properties=(_one_per_image,),
+    further=lambda fn: per_image(lambda r: fn(r, 2), _large()[-1][0], what="norm"),
     name="the l_{1:g} norm of the images [3, -4, 0, 0] and [-1, 1e-9, -2, 2]",
-    mistakes={
-        "the root is missing: for p = 2 and [3, -4, 0, 0] you return 25, the sum of squares; the "
-        "norm is 5.": bent(2, lambda r: r.square().sum(1)),
-        "that is a mean: the norm takes the sum over the entries.":
-            bent(2, lambda r: r.square().mean(1).sqrt()),
-        "that is a mean of squares: the norm takes the sum, then the root.":
-            bent(2, lambda r: r.square().mean(1)),
-        "the power is missing: raise every |r_i| to the p-th power before you add.":
-            bent(2, lambda r: r.abs().sum(1)),
-        "for p = 1 the signs cancel: take absolute values first.": bent(1, lambda r: r.sum(1)),
-        "that is a mean: l_1 takes the sum over the entries.": bent(1, lambda r: r.abs().mean(1)),
-        "that is the largest entry: l_1 adds up all of them.": bent(1, lambda r: r.abs().amax(1)),
-        "for p = inf the largest entry counts without its sign: take absolute values first.":
-            bent(math.inf, lambda r: r.amax(1)),
-        "that is the sum: l_inf looks at the largest |r_i| alone.":
-            bent(math.inf, lambda r: r.abs().sum(1)),
-        "(...)^(1/inf) is (...)^0 = 1: l_inf needs a line of its own, the maximum.":
-            bent(math.inf, lambda r: r.abs().pow(math.inf).sum(1).pow(0.0)),
-        "a power of inf overflows: l_inf needs a line of its own, the maximum.":
-            bent(math.inf, lambda r: r.abs().pow(math.inf).sum(1)),
-        "zero entries are counted too: 0 ** 0 is 1 for a computer. Count r_i != 0.":
-            bent(0, lambda r: r.abs().pow(0).sum(1)),
-        "l_0 counts the entries that are not zero; their size does not matter.":
-            bent(0, lambda r: r.abs().sum(1)),
-        "the formula would need the power 1/0: l_0 needs a line of its own, a count.":
-            bent(0, lambda r: r.abs().sum(1).pow(math.inf)),
+    mistakes={_told(*slip): bent(slip[0], slip[1]) for slip in _SLIPS} | {
         "the l_0 norm of [-1, 1e-9, -2, 2] should be 4, yours is 3: an entry that changed counts, "
         "however little it changed.": bent(0, lambda r: (r.abs() > 1e-6).sum(1)),
     })
@@ -112,17 +124,19 @@ _LARGE_P = Examiner(
     name="the l_{1:g} norm", idea="Divide each image by its own largest |r_i| before the power, "
                                   "and multiply by it again after the root.",
     mistakes={
-        "(8/255)^100 is about 1e-150, float32 ends near 1e-45, so every term becomes 0. Make the "
-        "largest entry 1 before the power.": plain,
-        "255^100 is about 1e240, float32 ends near 1e38. Make the largest entry 1 before the "
-        "power.": lambda r, p: plain(r, p) if r.max() > 1 else norms.lp_norm(r, p),
-        "for entries 0.001 and p = 1000 you return 0: double precision only moves the edge, to "
-        "1e-324. Make the largest entry 1 before the power; then no precision is needed.":
-            lambda r, p: plain(r.double(), p).float(),
-        "you return the largest entry: l_p comes close to l_inf but is not equal to it.":
-            lambda r, p: largest(r),
-        "what you divided by is missing: multiply by the largest entry again at the end.":
-            lambda r, p: norms.lp_norm(r, p) / largest(r),
+        "the l_100 norm of 784 entries 0.03137 should be 0.03353, yours is 0: (8/255)^100 is about "
+        "1e-150, float32 ends near 1e-45, so every term becomes 0. Make the largest entry 1 before "
+        "the power.": plain,
+        "the l_100 norm of 784 entries 255 should be 272.6, yours is inf: 255^100 is about 1e240, "
+        "float32 ends near 1e38. Make the largest entry 1 before the power.":
+            lambda r, p: plain(r, p) if r.max() > 1 else norms.lp_norm(r, p),
+        "the l_1000 norm of 784 entries 0.001 should be 0.001007, yours is 0: double precision "
+        "only moves the edge, to 1e-324. Make the largest entry 1 before the power; then no "
+        "precision is needed.": lambda r, p: plain(r.double(), p).float(),
+        "the l_100 norm of 784 entries 0.03137 should be 0.03353, yours is 0.03137, the largest "
+        "entry: l_p comes close to l_inf but is not equal to it.": lambda r, p: largest(r),
+        "the l_100 norm of 784 entries 0.03137 should be 0.03353, yours is 1.069: multiply by the "
+        "largest entry again at the end.": lambda r, p: norms.lp_norm(r, p) / largest(r),
         "the norm of a picture of zeros should be 0, yours is NaN: its largest entry is 0, and "
         "0 / 0 is no number. Divide by 1 there.": lambda r, p: scaled(r, p, largest(r)),
         "the l_50 norm of 25 entries 0.001 comes out wrong beside a larger image: divide each "
@@ -169,11 +183,10 @@ def _nearest_l2(fn: Function) -> Finding:
     other = project_l2(x_new.clamp(0, 1), x, 1.0)[3]
     best = other if torch.allclose(out[3], other, atol=1e-4) else right[3]
     return (
-        in_ball(out, x, 1.0, "l2", "The change is too long: shrink r = x_new - x to length eps "
-                                   "where it is longer.")
-        or close(out[:2], x_new[:2], "a pixel of an image that was already inside the ball "
-                                     "(change of length 0 or 0.5, eps 1)", "A change that is short "
-                                     "enough stays as it is: the factor is min(1, eps / length).")
+        in_ball(out, x, 1.0, "l2", "Where r = x_new - x is too long, shrink it to length eps.")
+        or first({"an image that was already inside the ball (length 0.5, eps 1) came back moved. "
+                  "A change that is short enough stays as it is: the factor is min(1, eps / "
+                  "length).": not torch.allclose(out[:2], x_new[:2], atol=1e-5)})
         or in_box(out)
         or close(norms.lp_norm(out - x, 2)[2], 1.0, "the length of a change that was 3 (eps = 1)",
                  "Shrink to eps, no further.", rtol=1e-3)
@@ -186,6 +199,7 @@ def _nearest_l2(fn: Function) -> Finding:
 _PROJECTION_L2 = Examiner(
     project_l2, _away_from_the_box, exact=False, alone=True, further=_nearest_l2, atol=1e-4,
     properties=(lambda out, x_new, x, eps: image_like(out, x), _zero_over_zero),
+    name="the projection",
     mistakes={
         "that is the perturbation r: add it to x, an image is asked for.":
             lambda x_new, x, eps: project_l2(x_new, x, eps) - x,
@@ -240,12 +254,13 @@ def _largest_kept(delta: Tensor, eps: float) -> Tensor:
 def _nearest_l1(fn: Function) -> Finding:
     ((delta, eps),) = _perturbations()
     out, nearest = fn(delta.clone(), eps), project_l1(delta, eps)
-    if bool((out.sign() * delta.sign() < 0).any()):
-        return ("some entries changed their sign: an entry smaller than lambda becomes 0, not "
-                "negative.")
     return (
-        close(out[1], delta[1], "an entry of a perturbation that was already inside (l_1 norm "
-                                "0.35, eps 1)", "It came back changed: leave it as it is.")
+        first({
+            "some entries changed their sign: an entry smaller than lambda becomes 0, not "
+            "negative.": (out.sign() * delta.sign() < 0).any(),
+            "a perturbation that was already inside (l_1 norm 0.35, eps 1) came back changed: "
+            "leave it as it is.": not torch.allclose(out[1], delta[1], atol=1e-5),
+        })
         or in_ball(out, torch.zeros_like(out), eps, "l1",
                    "lambda is too small for some image. Each image needs its own.")
         or close(norms.lp_norm(out, 1)[::2], torch.ones(2), "the l_1 norm of your result",
@@ -260,7 +275,7 @@ def _nearest_l1(fn: Function) -> Finding:
 _PROJECTION_L1 = Examiner(
     project_l1, _perturbations, exact=False, alone=True, further=_nearest_l1, atol=1e-4,
     properties=(lambda out, delta, eps: image_like(out, delta, "perturbation")
-                or finite(out, "perturbation"),),
+                or finite(out, "perturbation"),), name="the projection",
     mistakes={
         "rescaling: [0.9, -0.5, 0.2, 0] moves by 0.393, but a point of the ball lies only 0.346 "
         "away. Take the same amount off every entry instead.":
@@ -273,15 +288,17 @@ _PROJECTION_L1 = Examiner(
             lambda delta, eps: delta.clamp(-eps, eps),
         "the largest entries stay as they were and the others vanish. Nearest is the point where "
         "every entry that stays gives up the same lambda.": _largest_kept,
-        "you share what is too much among all entries at once. But an entry smaller than that has "
-        "less to give: some of it is left over, and lambda must grow.":
+        "the l_1 norm of your result is 1.85, eps is 1: you share what is too much among all "
+        "entries at once. But an entry smaller than that has less to give: some of it is left "
+        "over, and lambda must grow.":
             lambda delta, eps: soft(delta, excess(delta, eps) / delta[0].numel()),
-        "you share what is too much among all entries but the zeros at once. One smaller than its "
-        "share has less to give: some of it is left over, and lambda must grow.":
+        "the l_1 norm of your result is 1.85, eps is 1: you share what is too much among all "
+        "entries but the zeros at once. But an entry smaller than that has less to give: some of "
+        "it is left over, and lambda must grow.":
             lambda delta, eps: soft(delta, excess(delta, eps)
                                     / norms.lp_norm(delta, 0).view(-1, 1, 1, 1)),
-        "you take eps itself for lambda. lambda is the amount that makes the l_1 norm equal to "
-        "eps.": soft,
+        "the l_1 norm of your result is 1.7, eps is 1: you take eps itself for lambda. lambda is "
+        "the amount that makes the l_1 norm equal to eps.": soft,
     })
 
 

@@ -236,7 +236,8 @@ def _yes_or_no(mine: object, logits: Tensor, threshold: float) -> Finding:
 
 
 _DIGIT = Examiner(
-    takes_for_a_digit, _answers, in_order=True, alone=True, properties=(_yes_or_no,),
+    takes_for_a_digit, _answers, in_order=True, properties=(_yes_or_no,),
+    further=lambda fn: per_image(lambda z: fn(z, 0.9).float(), _answers()[0][0], what="answer"),
     name="with threshold = {1}, the answer (1 is yes)",
     idea="Is the softmax taken over the classes, dimension 1?",
     mistakes={

@@ -126,8 +126,9 @@ def _along(fn: Function) -> Finding:
         return ("your step does not point along the gradient (cosine "
                 f"{float(along.min()):.2f}). In l_2 the steepest direction is the gradient itself, "
                 "no sign is taken.")
-    return (close(lp_norm(r, 2), torch.full((len(x),), eps), "the l_2 length of your step",
-                  "Divide by the gradient's own length, then multiply by eps.", rtol=1e-3)
+    return (finite(x + r)
+            or close(lp_norm(r, 2), torch.full((len(x),), eps), "the l_2 length of your step",
+                     "Divide by the gradient's own length, then multiply by eps.", rtol=1e-3)
             or attack(lambda model, x, y: fn(model, x, y, eps), eps=eps, norm="l2")
             or close(r, eps * uphill, "the step", "Go along the gradient itself.", atol=1e-4)
             or finite(fn(*flat)))

@@ -88,11 +88,11 @@ def _networks() -> list[tuple[list[nn.Module], Tensor]]:
 
 
 def _logits_like(both: object, models: Sequence[nn.Module], x: Tensor) -> Finding:
-    expected = tuple(models[0](x).shape)
-    if isinstance(both, Tensor) and both.shape == expected:
-        return None
+    expected = models[0](x).detach()
+    if isinstance(both, Tensor) and both.shape == expected.shape:
+        return image_like(both.detach(), expected, "tensor of logits")
     shape = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
-    return f"your function returns {shape}; logits {expected} are expected."
+    return f"your function returns {shape}; logits {tuple(expected.shape)} are expected."
 
 
 def _carries_a_gradient(fn: Callable[..., Tensor]) -> Finding:
