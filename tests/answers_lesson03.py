@@ -86,11 +86,6 @@ BOTH = [
 
 # --- 3.2 ----------------------------------------------------------------------------------------
 
-def _towards(move):
-    """The step of 3.1 with another function of the gradient of the target's loss."""
-    return lambda model, x, target, eps: stepped(move)(model, x, target, eps)
-
-
 def _sign_turned_twice(model, x, target, eps):
     gradient = input_gradient(model, x, (target + 1) % 4, target=target)  # turned inside already
     return (x - eps * gradient.sign()).clamp(0, 1)
@@ -145,16 +140,16 @@ WRONG = {
         (lambda model, x, y, eps: None, "returns nothing"),
     ],
     "3.2": [
-        (_towards(torch.sign), "goes downhill: check the sign"),
+        (stepped(torch.sign), "goes downhill: check the sign"),
         (_sign_turned_twice, "goes downhill: check the sign"),
         (lambda model, x, target, eps: colleague(model, x, model(x).argmax(1), eps),
          "whatever label"),
         (lambda model, x, target, eps: x - eps * input_gradient(model, x, target).sign(),
          "Clamp to the box"),
-        (_towards(torch.neg), "sign(gradient)"),
-        (_towards(lambda g: 2 * _downhill(g)), "too large"),
+        (stepped(torch.neg), "sign(gradient)"),
+        (stepped(lambda g: 2 * _downhill(g)), "too large"),
         (_targeted_in_place, "in place"),
-        (_towards(lambda g: -_rescaled(g)), "Take the sign, do not rescale"),
+        (stepped(lambda g: -_rescaled(g)), "Take the sign, do not rescale"),
     ],
     "3.3": [
         (stepped(lambda g: g.sign() / size_of(g.sign())), "does not point along the gradient"),

@@ -26,8 +26,8 @@ class Examiner:
     makes the mistake; it must do so in every case. in_order: whether the cases try one line of the
     function after the other; a mistake need then agree only up to the first case that goes wrong.
     part: what is compared of a result that is no number and no tensor. alone: whether each image
-    has to get what it gets in company. name, idea: of what is returned, for messages; the name
-    may hold the arguments of the case, as "{0}", "{1:g}".
+    has to get what it gets in company. name, idea: of what is returned, for messages; the name may
+    hold the arguments of the case, as "{0}" or "{1:g}".
     exact: whether the solution's numbers are asked for; else the properties and `further` decide.
     further: what only other calls can show.
 
@@ -76,9 +76,9 @@ class Examiner:
 
     def _same(self, theirs: Any, mine: Any) -> bool:
         """Numbers or tensors of any dtype; NaN is the same as NaN."""
-        first, second = (torch.as_tensor(self.part(result), dtype=torch.float64)
-                         for result in (theirs, mine))
-        return torch.allclose(first, second, atol=self.atol, rtol=1e-4, equal_nan=True)
+        wrong, given = (torch.as_tensor(self.part(result), dtype=torch.float64)
+                        for result in (theirs, mine))
+        return torch.allclose(wrong, given, atol=self.atol, rtol=1e-4, equal_nan=True)
 
     def _alone(self, fn: Callable[..., Any], case: Sequence[Any]) -> Finding:
         """`per_image` for a case that holds more than images."""

@@ -144,7 +144,8 @@ _COMPETE = Examiner(
         "class 1 as well: every child competes in every class.":
             decided(lambda s, scores: strongest(s.masked_fill(s < s.amax(1)[:, None], -9), scores)),
         "all classes ask the same child, the one with the highest score of all.":
-            decided(lambda s, scores: (s[s.argmax() // 4] > scores, (s.argmax() // 4).expand(4))),
+            decided(lambda s, scores: (s[s.amax(1).argmax()] > scores,
+                                       s.amax(1).argmax().expand(4))),
         "the comparison is turned round: only the champion that is better falls.":
             decided(lambda s, scores: (s.amax(0) < scores, s.argmax(0))),
         "the last child that beats a champion takes its place, not the best one.":

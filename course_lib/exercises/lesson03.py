@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -216,13 +217,13 @@ def _fragile() -> list[tuple[nn.Module, Tensor, Tensor, float]]:
     return [(model, x, y, eps) for eps in (0.0, 0.25 / 255, 0.75 / 255, 4 / 255)]
 
 
-def _share(share: object, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Finding:
+def _share(share: Any, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Finding:
     single = isinstance(share, Tensor) and share.numel() == 1
     if not single and not isinstance(share, (int, float)):
         return f"a share is one number from 0 to 1, yours is a {type(share).__name__}."
     if share != share:
         return "your share is NaN: a mean over no images. Which images did you keep?"
-    if not 0 <= float(share) <= 1:  # type: ignore[arg-type]
+    if not 0 <= float(share) <= 1:
         return (f"at eps = {eps * 255:.3g}/255 your share is {share:.3g}; it must lie between 0 "
                 "and 1.")
     return None
