@@ -82,9 +82,9 @@ _CASES = (
 def _judge(fn: Function) -> Finding:
     for case in _CASES:
         x, r = (torch.tensor(values).view(1, 2, 2) for values in (case.x, case.r))
-        answer, said = run(fn, _name, x, case.y, r, case.eps)
-        if said or (said := _no_verdict(answer)):
-            return said
+        answer, finding = run(fn, _name, x, case.y, r, case.eps)
+        if finding or (finding := _no_verdict(answer)):
+            return finding
         if bool(answer) != case.attack:
             return case.meaning
     return None
