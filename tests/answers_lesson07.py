@@ -75,10 +75,10 @@ RIGHT["7.1"] = [_moved, _corners, _point_by_point, _by_gradient]
 # --- 7.2 ----------------------------------------------------------------------------------------
 
 def _then(after, step=training_step):
-    """A step after which something happens to model or optimizer."""
+    """A step, and something more after it."""
     def fn(model, optimizer, attack, x, y):
         loss = step(model, optimizer, attack, x, y)
-        after(model, optimizer)
+        after(model, optimizer, attack, x, y)
         return loss
     return fn
 
@@ -89,61 +89,41 @@ def _attacking(how):
         model, optimizer, partial(how, attack), x, y)
 
 
-def _never_steps(model, optimizer, attack, x, y):
+def _only_backward(model, optimizer, attack, x, y):
     loss = attacked(model, x, attack(model, x, y), y)
     loss.backward()
     return loss.item()
 
 
-def _own_update(model, optimizer, attack, x, y):
-    loss = _never_steps(model, optimizer, attack, x, y)
-    with torch.no_grad():
-        for p in model.parameters():
-            p -= 0.3 * p.grad
-    return loss
-
-
-def _steps_before_backward(model, optimizer, attack, x, y):
-    x_adv = attack(model, x, y)
-    optimizer.zero_grad()
-    optimizer.step()
-    return _never_steps(model, optimizer, lambda *_: x_adv, x, y)
-
-
-def _attacks_last(model, optimizer, attack, x, y):
-    training_step(model, optimizer, lambda *_: x, x, y)
-    return attacked(model, x, attack(model, x, y), y).item()
-
-
-def _sums_the_gradients_of_both(model, optimizer, attack, x, y):
-    x_adv = attack(model, x, y)
-    optimizer.zero_grad()
-    clean(model, x, x_adv, y).backward()
-    loss = _never_steps(model, optimizer, lambda *_: x_adv, x, y)
-    optimizer.step()
-    return loss
+@torch.no_grad()
+def _descend(model, *_):
+    for p in model.parameters():
+        p -= 0.3 * p.grad
 
 
 WRONG["7.2"] = [
     *((step, message) for message, step in RETURNED.mistakes.items()),
-    (_then(lambda model, optimizer: optimizer.zero_grad(), training_on(attacked, zero="never")),
+    (_then(lambda model, optimizer, *_: optimizer.zero_grad(), training_on(attacked, zero="never")),
      "the gradient that the attack left"),
-    (_never_steps, "optimizer.step() is never called"),
-    (_own_update, "without optimizer.step()"),
-    (_then(lambda model, optimizer: optimizer.step()), "called 2 times"),
-    (_steps_before_backward, "there were no gradients"),
+    (_only_backward, "optimizer.step() is never called"),
+    (_then(_descend, _only_backward), "without optimizer.step()"),
+    (_then(lambda model, optimizer, *_: optimizer.step()), "called 2 times"),
+    (_then(lambda model, optimizer, *_: (optimizer.zero_grad(), optimizer.step()), _only_backward),
+     "there were no gradients"),
     (lambda model, *rest: training_step(copy.deepcopy(model), *rest), "there were no gradients"),
-    (_attacks_last, "after optimizer.step()"),
+    (_then(lambda model, _, attack, x, y: attack(model, x, y),
+           _attacking(lambda attack, model, x, y: x)), "after optimizer.step()"),
     (_attacking(lambda attack, model, x, y: fgsm(model, x, y, eps=0.1)), "never called"),
     (_attacking(lambda attack, model, x, y: attack(model, x, model(x).argmax(1))),
      "other labels than y"),
     (_attacking(lambda attack, model, x, y: x.copy_(attack(model, x, y))), "changes x in place"),
-    (_sums_the_gradients_of_both, "the clean images is added"),
+    (training_on(lambda *given: attacked(*given) + clean(*given) - clean(*given).detach()),
+     "the clean images is added"),
     (training_on(lambda *given: attacked(*given) + 0.5 * clean(*given)), "vector of all weights"),
     (training_on(lambda *given: attacked(*given[:3], (given[3] + 1) % 3)), "vector of all weights"),
-    (_then(lambda model, _: model.eval()), "left in eval mode"),
+    (_then(lambda model, *_: model.eval()), "left in eval mode"),
     (training_on(lambda model, *rest: attacked(model.eval(), *rest)), "left in eval mode"),
-    (_then(lambda model, _: model.requires_grad_(False)), "frozen after the step"),
+    (_then(lambda model, *_: model.requires_grad_(False)), "frozen after the step"),
     (training_on(lambda model, *rest: attacked(model.requires_grad_(False), *rest)),
      "requires_grad is False when the loss is computed"),
     (torch.no_grad()(training_step), "torch.no_grad()"),
@@ -193,7 +173,7 @@ def _model_zero_grad(model, optimizer, attack, x, y):
 
 
 RIGHT["7.2"] = [training_on(attacked), _logs_the_clean_loss, _by_hand, _freezes_for_the_attack,
-                _model_zero_grad, _then(lambda model, optimizer: optimizer.zero_grad())]
+                _model_zero_grad, _then(lambda model, optimizer, *_: optimizer.zero_grad())]
 
 
 # --- 7.3 ----------------------------------------------------------------------------------------
@@ -221,26 +201,13 @@ def _climbs(
     return fn
 
 
-def _whole_batch(gradient):
-    return gradient / gradient.abs().max()
-
-
-def _each_image(gradient):
-    return gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
-
-
-def _one_gradient(model, x, y, eps, steps):
-    x_adv, gradient = x, input_gradient(model, x, y)
-    for _ in range(steps):
-        x_adv = _to_ball_and_box(x_adv + 2.5 * eps / steps * gradient.sign(), x, eps)
-    return x_adv
+def _one_gradient(model, x, y, *sizes):
+    gradient = input_gradient(model, x, y)
+    return _climbs(gradient=lambda *_: gradient)(model, x, y, *sizes)
 
 
 def _in_the_image(model, x, y, eps, steps):
-    clean = x.clone()
-    for _ in range(steps):
-        x += 2.5 * eps / steps * input_gradient(model, x, y).sign()
-        x.copy_(_to_ball_and_box(x, clean, eps))
+    x.copy_(_climbs()(model, x, y, eps, steps))
     return x
 
 
@@ -248,10 +215,6 @@ def _leaves_gradients(model, x, y):
     x = x.clone().requires_grad_()
     F.cross_entropy(model(x), y).backward()
     return x.grad
-
-
-def _labels_of_the_network(model, x, y):
-    return input_gradient(model, x, model(x).argmax(1))
 
 
 WRONG["7.3"] = [
@@ -281,8 +244,10 @@ WRONG["7.3"] = [
     (_climbs(size=lambda eps, steps: eps / 20), "the library's pgd"),
     (_climbs(direction=lambda gradient: gradient), "the sign of the gradient"),
     (_climbs(direction=lambda gradient: gradient, start=_random_start), "the library's pgd"),
-    (_climbs(direction=_whole_batch, size=lambda eps, steps: eps), "other images"),
-    (_climbs(gradient=_labels_of_the_network), "not the model's own prediction"),
+    (_climbs(direction=lambda gradient: gradient / gradient.abs().max(),
+             size=lambda eps, steps: eps), "other images"),
+    (_climbs(gradient=lambda model, x, y: input_gradient(model, x, model(x).argmax(1))),
+     "not the model's own prediction"),
     (_climbs(gradient=_leaves_gradients), "gradients are left"),
     (_climbs(gradient=lambda model, x, y: input_gradient(model, x, y[:1])), "labels in y"),
     (_climbs(direction=lambda gradient: gradient / 0 * 0), "NaN entries after a step"),
@@ -321,19 +286,16 @@ def _numpy_start(x, eps):
     return (x + torch.tensor(noise, dtype=x.dtype)).clamp(0, 1)
 
 
-def _corner_start(x, eps):
-    return (x + eps * torch.randn_like(x).sign()).clamp(0, 1)
-
-
 RIGHT["7.3"] = [
     _climbs(), _climbs(start=_random_start), _climbs(start=_numpy_start),
-    _climbs(start=_corner_start),
+    _climbs(start=lambda x, eps: (x + eps * torch.randn_like(x).sign()).clamp(0, 1)),
     _climbs(project=lambda x_adv, x, eps: norms.project_box(x_adv, x, eps, "linf")),
     _climbs(project=lambda x_adv, x, eps: x + norms.project(x_adv.clamp(0, 1) - x, eps, "linf")),
     _climbs(size=lambda eps, steps: eps / steps),
     _climbs(size=lambda eps, steps: eps / steps, start=_random_start),
     _climbs(size=lambda eps, steps: eps / 4), _climbs(size=lambda eps, steps: eps / 2),
-    _climbs(direction=_each_image, size=lambda eps, steps: 5 * eps / steps),
+    _climbs(direction=lambda gradient: gradient / gradient.abs().amax((1, 2, 3), True),
+            size=lambda eps, steps: 5 * eps / steps),
     _delta, _image_by_image, _autograd,
     lambda model, x, y, eps, steps: pgd(model, x, y, eps=eps, steps=steps),
     lambda model, x, y, eps, steps: pgd(model, x, y, eps=eps, steps=steps, schedule="halving"),
@@ -368,10 +330,6 @@ def _loop(left):
 def _eats(left):
     pgd, rest, _ = left.pop("PGD"), left.pop(_EPS_1), left.pop("clean")
     return min(left.values()) < pgd - 2 or rest > 2
-
-
-def _no_else(left):
-    return True if _RULE(left) else None
 
 
 WRONG["7.4"] = [
@@ -418,7 +376,7 @@ WRONG["7.4"] = [
     (lambda left: True, "says True for each"),
     (lambda left: False, "says False for each"),
     (lambda left: str(_RULE(left)), "not a str"),
-    (_no_else, "returns nothing for some"),
+    (lambda left: _RULE(left) or None, "returns nothing for some"),
     (_eats, "changes the report"),
     (lambda left: left["pgd"] > 50, "KeyError"),
 ]

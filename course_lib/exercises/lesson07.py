@@ -422,39 +422,34 @@ def _standing_still(
 ) -> Finding:
     watching = Watching(model)
     x_adv = fn(watching, x.clone(), y, eps, 10)
-    if torch.allclose(x_adv, x, atol=1e-3 * eps):
-        return ("the perturbation is still zero: after 10 steps x_adv is x, so the network is "
-                "trained on clean images. Print the size of a step.")
-    if not watching.seen:
-        return "the network is never asked: the perturbation needs the gradient of its loss."
-    if all(torch.equal(image, x_adv) for image in watching.seen):
-        return ("the steps are still zero: x_adv is the random start, and 10 steps do not move "
-                "it. Print the size of a step.")
-    return None
+    return first_true({
+        "the perturbation is still zero: after 10 steps x_adv is x, so the network is trained on "
+        "clean images. Print the size of a step.": torch.allclose(x_adv, x, atol=1e-3 * eps),
+        "the network is never asked: the perturbation needs the gradient of its loss.":
+            not watching.seen,
+        "the steps are still zero: x_adv is the random start, and 10 steps do not move it. Print "
+        "the size of a step.": all(torch.equal(image, x_adv) for image in watching.seen),
+    })
 
 
 def _one_step(fn: Function, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Finding:
-    calls = {}
-    for steps in (4, 10):
-        watching = Watching(model)
-        x_adv = fn(watching, x.clone(), y, eps, steps)
-        calls[steps] = len(watching.seen)
-    if calls[10] == 1:
-        return ("only one step is taken: the network is asked for one gradient, though steps = "
-                "10. Does `return` stand inside the loop, or the gradient before it?")
-    if all(torch.equal(image, watching.seen[0]) for image in watching.seen):
-        return ("all gradients are taken at the same point: together the steps are one step of "
-                "FGSM. Take each gradient at x_adv, where the last step ended.")
-    if calls[10] == calls[4]:
-        return (f"steps = 4 and steps = 10 ask the network equally often, {calls[4]} times: "
-                "use the argument `steps`.")
-    moves = (x_adv - x).abs()
-    size = moves.max().item()
+    four, ten = Watching(model), Watching(model)
+    fn(four, x.clone(), y, eps, 4)
+    moves = (fn(ten, x.clone(), y, eps, 10) - x).abs()
+    size = moves.max().item() / eps
     # The sign moves all pixels by 0.25 eps, where the box does not stop them.
-    if size < 0.3 * eps and moves[(x > eps) & (x < 1 - eps)].median() > 0.2 * eps:
-        return (f"after 10 steps the largest |r| is {size / eps:.2f} eps, no more than one step "
-                "of 0.25 eps. Start each step from x_adv, not from x.")
-    return None
+    full = moves[(x > eps) & (x < 1 - eps)].median() > 0.2 * eps
+    return first_true({
+        "only one step is taken: the network is asked for one gradient, though steps = 10. Does "
+        "`return` stand inside the loop, or the gradient before it?": len(ten.seen) == 1,
+        "all gradients are taken at the same point: together the steps are one step of FGSM. Take "
+        "each gradient at x_adv, where the last step ended.":
+            all(torch.equal(image, ten.seen[0]) for image in ten.seen),
+        f"steps = 4 and steps = 10 ask the network equally often, {len(ten.seen)} times: use the "
+        "argument `steps`.": len(ten.seen) == len(four.seen),
+        f"after 10 steps the largest |r| is {size:.2f} eps, no more than one step of 0.25 eps. "
+        "Start each step from x_adv, not from x.": size < 0.3 and bool(full),
+    })
 
 
 def _gain(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> float:
