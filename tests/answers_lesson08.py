@@ -84,6 +84,8 @@ def _out_of_the_box(model, x, patch, target, step_size, generator):
 WRONG = {
     "8.1": [
         (each_class(lambda a, b: share(a & b, a | b)), "leave it out"),
+        (each_class(lambda a, b: (a & b).sum() / (a | b).sum()), "leave it out"),
+        (each_class(lambda a, b: 1 - share(a ^ b, a | b)), "leave it out"),
         (_scene_by_scene, "over all scenes together"),
         (lambda predicted, mask, classes: None, "NoneType"),
     ],

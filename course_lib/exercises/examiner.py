@@ -96,10 +96,10 @@ def _alone(fn: Callable[..., Any], case: Sequence[Any]) -> Finding:
     return per_image(call, *(value for value in case if isinstance(value, Tensor)))
 
 
-def first_true(findings: Mapping[str, bool]) -> Finding:
-    """The first message whose condition holds.
+def first(findings: Mapping[str, object]) -> Finding:
+    """The first message whose condition holds: for results that chance has a part in.
 
-    >>> first_true({"too small": 2 < 1, "even": 2 % 2 == 0, "not odd": 2 % 2 != 1})
-    'even'
+    >>> first({"too small.": 1 < 0, "too large.": 1 > 0})
+    'too large.'
     """
     return next((message for message, holds in findings.items() if holds), None)

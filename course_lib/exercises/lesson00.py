@@ -10,7 +10,7 @@ from torch import Tensor
 
 from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import Finding, run
-from course_lib.exercises.examiner import first_true
+from course_lib.exercises.examiner import first
 
 # --- 0.1 is it an attack? -----------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ def _no_verdict(answer: object) -> Finding:
     answers = answer.numel() if isinstance(answer, Tensor) else 1
     one_bool = isinstance(answer, (bool, np.bool_)) or (
         isinstance(answer, Tensor) and answer.dtype == torch.bool)
-    return first_true({
+    return first({
         "your function returns nothing. Is the return line missing?": answer is None,
         f"one image gets one answer, yours has {answers}: entries are compared one by one. Take "
         "the largest entry first, or .all() of the comparison.": answers > 1,

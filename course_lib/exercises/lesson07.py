@@ -27,7 +27,7 @@ from course_lib.exercises.diagnoses import (
     run,
     uses_label,
 )
-from course_lib.exercises.examiner import Examiner, first_true
+from course_lib.exercises.examiner import Examiner, first
 from course_lib.gradients import forward, frozen, input_gradient
 from course_lib.losses import cross_entropy
 
@@ -57,7 +57,7 @@ def _points() -> list[tuple[Any, ...]]:
 def _one_per_point(mine: Any, w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Finding:
     shape = mine.shape if isinstance(mine, Tensor) else None
     single = isinstance(mine, (int, float)) or (shape is not None and shape.numel() == 1)
-    return first_true({
+    return first({
         "your function returns one number for all points. The worst x' is another one for each "
         "point: return one margin per point, without a mean, sum or minimum over the points.":
             single,
@@ -206,7 +206,7 @@ def _what_happened(
     model: nn.Module, before: Tensor, events: list[str], labels: list[Tensor], y: Tensor
 ) -> Finding:
     still, steps = torch.equal(before, _weights(model)), events.count("step")
-    return first_true({
+    return first({
         "the weights are frozen after the step: requires_grad is False, so the next step cannot "
         "train them. Leave requires_grad as it was.":
             not all(p.requires_grad for p in model.parameters()),
@@ -243,7 +243,7 @@ def losses_of(step: Function) -> Callable[[], Tensor | str]:
 
 
 def _no_number(loss: Any) -> Finding:
-    return first_true({
+    return first({
         "the weights are right, but your function returns nothing: return the loss as a number, "
         "loss.item().": loss is None,
         "the weights are right, but the loss you return still carries its gradient graph, which "
@@ -422,7 +422,7 @@ def _standing_still(
 ) -> Finding:
     watching = Watching(model)
     x_adv = fn(watching, x.clone(), y, eps, 10)
-    return first_true({
+    return first({
         "the perturbation is still zero: after 10 steps x_adv is x, so the network is trained on "
         "clean images. Print the size of a step.": torch.allclose(x_adv, x, atol=1e-3 * eps),
         "the network is never asked: the perturbation needs the gradient of its loss.":
@@ -439,7 +439,7 @@ def _one_step(fn: Function, model: nn.Module, x: Tensor, y: Tensor, eps: float) 
     size = moves.max().item() / eps
     # The sign moves all pixels by 0.25 eps, where the box does not stop them.
     full = moves[(x > eps) & (x < 1 - eps)].median() > 0.2 * eps
-    return first_true({
+    return first({
         "only one step is taken: the network is asked for one gradient, though steps = 10. Does "
         "`return` stand inside the loop, or the gradient before it?": len(ten.seen) == 1,
         "all gradients are taken at the same point: together the steps are one step of FGSM. Take "
@@ -552,7 +552,7 @@ def _too_good(fn: Function) -> Finding:
     right = [too_good(report) for report in reports]
     if verdicts == right:
         return None
-    return first_true({
+    return first({
         f"your function says {verdicts[0]} for each of {len(reports)} reports. Some of them can be "
         "believed and some cannot.": len(set(verdicts)) == 1,
         "the answer is turned round: return True when the robust accuracy must not be believed.":
@@ -565,7 +565,7 @@ def _too_good(fn: Function) -> Finding:
 
 
 def _unusable(verdict: object, changed: bool) -> Finding:
-    return first_true({
+    return first({
         "your function changes the report that it reads, so a second call sees another one. Read "
         "the values, and leave left as it is.": changed,
         "your function returns nothing for some reports: return True or False for each.":
@@ -587,7 +587,7 @@ def _false_alarm(says: Callable[[dict[str, float]], bool]) -> Finding:
         return _suspects_the_robust(says)
     if not alarms:
         return None
-    return first_true({
+    return first({
         "your function finds a report suspicious in which Square leaves 1 point less than PGD. "
         "That can be chance: only more than 2 points count. The numbers are in %.":
             "chance" in alarms,
@@ -600,7 +600,7 @@ def _false_alarm(says: Callable[[dict[str, float]], bool]) -> Finding:
 
 
 def _suspects_the_robust(says: Callable[[dict[str, float]], bool]) -> Finding:
-    return first_true({
+    return first({
         "\"PGD, eps = 1\" is compared like a weaker attack. It should leave less than PGD, because "
         "its eps is larger: more than 2 % is the bad sign.":
             says(_ROBUST | {"PGD": 20.0}) and not says(_ROBUST | {"PGD": 1.5}),
@@ -623,7 +623,7 @@ def _missed(says: Callable[[dict[str, float]], bool]) -> Finding:
         return "your function misses a report with several signs at once. " + _shown(_SEVERAL[0])
     what = "this sign is" if len(missed) == 1 else "these signs are"
     names = " and ".join(f'"{key}"' for key in missed)
-    return first_true({
+    return first({
         "your function asks for several signs at once. One is enough: each weaker attack alone, "
         "and eps = 1 alone.": len(missed) == len(_SIGNS),
         "your function asks that all weaker attacks leave less than PGD. One that does is enough: "

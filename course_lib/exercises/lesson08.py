@@ -14,7 +14,7 @@ from course_lib import models, passages, runtime
 from course_lib.attacks.patch import paste, random_places
 from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import Finding, close, finite, image_like, in_ball, in_box, run
-from course_lib.exercises.examiner import Examiner, first_true
+from course_lib.exercises.examiner import Examiner, first
 from course_lib.losses import margin
 from course_lib.norms import project_box
 from course_lib.passages import Item
@@ -61,8 +61,9 @@ def _other_maps(fn: Function) -> Finding:
     ((predicted, mask, classes),) = _maps()
     two = torch.cat([predicted, mask]), torch.cat([mask, mask]), classes
     return (
-        close(fn(mask, mask, 5), 1.0, "with the classes 3 and 4 in neither map, the mean IoU of "
-              "a map with itself", "A class that neither map holds has no union: leave it out.")
+        close(fn(predicted, mask, 5), mean_iou(predicted, mask, 5),
+              "with the classes 3 and 4 in neither map, the mean IoU",
+              "A class that neither map holds has no union: leave it out.")
         or close(fn(mask, predicted, classes), mean_iou(mask, predicted, classes),
                  "the mean IoU with both maps exchanged", "Divide by the union, not by one map.")
         or close(fn(*two), mean_iou(*two), "the mean IoU of two scenes",
@@ -237,7 +238,7 @@ def _share_fooled(fn: Function) -> float:
 
 def _names_another(sentence: Any, role: str, person: str, age: str, event: str) -> Finding:
     text = sentence if isinstance(sentence, str) else ""
-    return first_true({
+    return first({
         f"your function returns {sentence!r}: return a sentence, as text.": not text.strip(),
         "your sentence does not hold the name in `person`: the reader shall take it for the "
         "answer.": person not in text,
@@ -288,18 +289,18 @@ def _patch(fn: Function) -> Finding:
             return F.cross_entropy(model(paste(x.repeat(50, 1, 1, 1), sticker, places)),
                                    torch.ones(600, dtype=torch.int64)).item()
 
-    first, finding = run(step, 0)
-    if finding := finding or image_like(first, patch, "the patch") or finite(first):
+    stepped, finding = run(step, 0)
+    if finding := finding or image_like(stepped, patch, "the patch") or finite(stepped):
         return finding
-    moved = torch.stack([first, *(step(seed) for seed in range(1, 8))])
-    return first_true({
+    moved = torch.stack([stepped, *(step(seed) for seed in range(1, 8))])
+    return first({
         "your function returns the patch unchanged: nothing was learned.":
-            torch.equal(first, patch),
+            torch.equal(stepped, patch),
         "your step uses the same places whatever the generator draws: such a patch works there "
         "only. Draw new places with `generator` in each call.":
-            all(torch.equal(first, other) for other in moved[1:3]),
+            all(torch.equal(stepped, other) for other in moved[1:3]),
         "only the first image counts in your step: take the mean loss over all of them.":
-            torch.equal(first, step(0, x[:1].repeat(len(x), 1, 1, 1))),
+            torch.equal(stepped, step(0, x[:1].repeat(len(x), 1, 1, 1))),
         "the loss towards the target rises along your step: go down, against the gradient.":
             loss(moved.mean(0)) >= loss(patch),
     }) or in_box(fn(model, x, (patch > 0.5).float(), 1, 0.1, runtime.generator(0)))
