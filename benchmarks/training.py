@@ -1,7 +1,7 @@
 """What each method of training costs, and how long ART's trainer takes; for lesson 07.
 
     make bench                               installs the Adversarial Robustness Toolbox (ART)
-    python benchmarks/training.py            about five minutes; writes data/results/training.json
+    python benchmarks/training.py            about two minutes; writes data/results/training.json
 
 One epoch on 2,000 digits, MnistCNN, batches of 100, eps = 0.3. Each method beside standard training
 and beside the passes, forward and backward, that it should cost; PGD-7 beside the trainer of ART,
@@ -27,7 +27,7 @@ PASSES = {("standard", 1): 1, ("fgsm", 1): 2, ("fast", 1): 2, ("n-fgsm", 1): 2, 
 
 
 def network() -> nn.Module:
-    model = models.MnistCNN()
+    model = models.build("mnist_cnn")
     training.initialise(model, generator(0))
     return model
 

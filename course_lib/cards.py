@@ -167,8 +167,9 @@ def _standing(name: str, model: nn.Module, images: Images, radius: str) -> dict[
 
 
 def _survivors(model: nn.Module, images: Images, eps: float) -> dict[str, int]:
-    plain = functools.partial(pgd, eps=eps, steps=50, restarts=10, step_size=eps / 4)
-    weak = robust_accuracy(model, images.x, images.y, {"PGD": plain})
+    plain = functools.partial(pgd, eps=eps, steps=50, restarts=10, step_size=eps / 4,
+                              early_stop=True)
+    weak = robust_accuracy(model, images.x, images.y, {"PGD": plain}, eps=eps)
     strong = robust_accuracy(model, images.x, images.y, "strong", eps=eps)
     left = strong.per_attack
     shares = (weak.robust, left["APGD-CE"], left["APGD-T"], left["PGD"], strong.robust,

@@ -7,7 +7,6 @@ the library become one with `functools.partial(pgd, eps=0.1)`.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -151,14 +150,14 @@ def robust_accuracy(
         robust = mean over images of min over attacks of [f(attack(x)) = y]
 
     An image that is wrong from the start counts as fooled; each attack sees only the images that
-    are still standing, as they are or when saved with 8 bits. An attack with a parameter
-    `early_stop` is told to use it. Whatever the attack believes, the verdict is a fresh float32
-    prediction of the images it returned, which must lie in [0, 1] and, where eps is known, in the
-    ball. It is known if given here, or if the attack is a `functools.partial` that holds it.
+    are still standing, as they are or when saved with 8 bits. Whatever the attack believes, the
+    verdict is a fresh float32 prediction of the images it returned, which must lie in [0, 1] and,
+    where eps is given, in the ball.
 
     Shape: x [n, channels, rows, columns]; y [n]. attacks: callables of (model, x, y), or names
-    and callables, or "strong" for `strong_attacks(eps, norm)`. batch_size: images attacked at
-    once, by default as many as memory allows.
+    and callables, or "strong" for `strong_attacks(eps, norm)`; early_stop=True saves an attack of
+    the library time and changes no verdict. batch_size: images attacked at once, by default as
+    many as memory allows.
     Raises: ValueError for bad images, no attacks, "strong" without eps, or an attack that returns
     images of another shape, with NaN, outside [0, 1] or outside the ball.
     Reference: Croce and Hein 2020, section 5, for the worst case over attacks.
@@ -170,6 +169,8 @@ def robust_accuracy(
     0.5
     """
     check_images(model, x, y)
+    if eps is not None:
+        check_ball(eps, norm)
     if not attacks:
         raise ValueError("no attacks: give a list of callables of (model, x, y)")
     if isinstance(attacks, str):
@@ -181,14 +182,13 @@ def robust_accuracy(
     beaten, saved = clean.clone(), clean.clone()
     size, left = 0.0, {}
     for name, attack in named.items():
-        ball = ball_of(attack, eps, norm)
         # What is beaten, but not once it is saved, goes on to the next attack.
         parts = _parts(~(beaten & saved), batch_size or _batch(x))
         for part in runtime.progress(parts, name, total=len(parts)):
-            x_adv = _impatient(attack)(model, x[part], y[part])
-            size = max(size, inspected(name, x_adv, x[part], *ball))
+            x_adv = attack(model, x[part], y[part])
+            size = max(size, inspected(name, x_adv, x[part], eps, norm))
             beaten[part] |= fooled(model, x_adv, y[part])
-            saved[part] |= fooled(model, _saved(x_adv, x[part], *ball), y[part])
+            saved[part] |= fooled(model, _saved(x_adv, x[part], eps, norm), y[part])
         left[name] = share(~beaten)
     return Report(share(~clean), share(~beaten), share(~saved), left, beaten, size)
 
@@ -213,7 +213,8 @@ def strong_attacks(
     return {
         "APGD-CE": functools.partial(apgd, steps=steps, **ball),
         "APGD-T": functools.partial(apgd_targeted, steps=targeted_steps, targets=targets, **ball),
-        "PGD": functools.partial(pgd, steps=50, restarts=restarts, schedule="halving", **ball),
+        "PGD": functools.partial(pgd, steps=50, restarts=restarts, schedule="halving",
+                                 early_stop=True, **ball),
         "Square": functools.partial(square, queries=queries, **ball),
     }
 
@@ -236,12 +237,12 @@ def eight_bits(x: Tensor, towards: Tensor | None = None) -> Tensor:
     return torch.where((levels - near).abs() < 1e-3, near, inner) / 255
 
 
-def _saved(x_adv: Tensor, x: Tensor, eps: float | None, ball: str) -> Tensor:
+def _saved(x_adv: Tensor, x: Tensor, eps: float | None, norm: str) -> Tensor:
     """Images as a PNG file can hold them without leaving the ball, where one is known."""
     nearest = eight_bits(x_adv)
     if eps is None:
         return nearest
-    outside = lp_norm(nearest - x, ball) > eps * (1 + 1e-4) + 1e-6
+    outside = lp_norm(nearest - x, norm) > eps * (1 + 1e-4) + 1e-6
     return torch.where(outside.view(-1, 1, 1, 1), eight_bits(x_adv, x), nearest)
 
 
@@ -265,29 +266,9 @@ def _named(attacks: Sequence[Attack]) -> dict[str, Attack]:
     return named
 
 
-def ball_of(attack: Attack, eps: float | None, norm: str) -> tuple[float | None, str]:
-    """The ball an attack has to stay in: as told, else as its partial says, else unknown."""
-    if eps is not None:
-        check_ball(eps, norm)
-        return eps, norm
-    known = attack.keywords if isinstance(attack, functools.partial) else {}
-    return known.get("eps"), known.get("norm", "linf")
-
-
-def parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(attack).parameters
-    except (TypeError, ValueError):  # a callable written in C does not say
-        return {}
-
-
-def _impatient(attack: Attack) -> Attack:
-    """The attack with early_stop=True, where it has that choice: it changes no success."""
-    has_choice = "early_stop" in parameters(attack)
-    return functools.partial(attack, early_stop=True) if has_choice else attack
-
-
-def inspected(name: str, x_adv: Tensor, x: Tensor, eps: float | None, ball: str) -> float:
+def inspected(
+    name: str, x_adv: Tensor, x: Tensor, eps: float | None = None, norm: str = "linf"
+) -> float:
     """Refuse what is no image or too far away; else the largest l_inf perturbation."""
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
         got = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
@@ -297,9 +278,9 @@ def inspected(name: str, x_adv: Tensor, x: Tensor, eps: float | None, ball: str)
         raise ValueError(f"{name} returned values from {low:.4g} to {high:.4g}: an image lies in "
                          "[0, 1]; clamp it")
     delta = x_adv - x
-    size = lp_norm(delta, ball).max().item()
+    size = lp_norm(delta, norm).max().item()
     if eps is not None and size > eps * (1 + 1e-4) + 1e-6:
-        raise ValueError(f"{name} left the ball: {WRITTEN[ball]} size {size:.4g} for "
+        raise ValueError(f"{name} left the ball: {WRITTEN[norm]} size {size:.4g} for "
                          f"eps = {eps:.4g}")
     return lp_norm(delta, "linf").max().item()
 
@@ -367,6 +348,6 @@ def transfer_matrix(
     for name, source in sources.items():
         x_adv = torch.cat([attack(source, *part) for part in
                            zip(x.split(_batch(x)), y.split(_batch(x)), strict=True)])
-        inspected(f"the attack on {name}", x_adv, x, *ball_of(attack, None, "linf"))
+        inspected(f"the attack on {name}", x_adv, x)
         rows.append([100 * share(fooled(target, x_adv, y)) for target in targets.values()])
     return Transfer(torch.tensor(rows), [*sources], [*targets], len(x))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from course_lib import runtime
 from course_lib.attacks import fgsm, pgd, square
-from course_lib.evaluation import Attack, fooled, parameters, share
+from course_lib.evaluation import Attack, fooled, share
 from course_lib.gradients import check_images, input_gradient
 from course_lib.norms import WRITTEN, check_ball, lp_norm, project_box, uniform_ball
 
@@ -53,15 +53,15 @@ class Sanity(tuple[Check, ...]):
 
 def sanity_checks(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "linf",
-    attack: Attack | None = None, steps: int = 20, substitute: nn.Module | None = None,
+    attack: Attack | None = None, steps: int | None = 20, substitute: nn.Module | None = None,
     queries: int = 1000, slack: float = 0.03, generator: torch.Generator | None = None,
 ) -> Sanity:
     """Ask of an attack and a model what must hold if the robust accuracy is to be believed.
 
     A failed check does not say which of the two is at fault; its suspicion says where to look.
 
-    attack: a callable of (model, x, y, eps=..., norm=..., steps=...); by default `pgd`. Leave
-    `steps` out of its signature if it has none. substitute: another network for the same classes,
+    attack: a callable of (model, x, y, eps=..., norm=..., steps=...); by default `pgd`. steps: None
+    for an attack that has none. substitute: another network for the same classes,
     from which attacks are transferred. queries: predictions for Square, the black box, per image
     that `attack` does not fool; Square has no l1 version.
     slack: the share of images by which chance may tip a comparison. Square gets none: an image that
@@ -79,10 +79,9 @@ def sanity_checks(
     x, y = x[right], y[right]
     generator = generator or runtime.generator(0)
     attack = attack or functools.partial(pgd, generator=generator)
-    has_steps = "steps" in parameters(attack)
 
-    def attacked(radius: float = eps, net: nn.Module = model, n: int = steps) -> Tensor:
-        return attack(net, x, y, eps=radius, norm=norm, **({"steps": n} if has_steps else {}))
+    def attacked(radius: float = eps, net: nn.Module = model, n: int | None = steps) -> Tensor:
+        return attack(net, x, y, eps=radius, norm=norm, **({"steps": n} if n else {}))
 
     def broken(x_adv: Tensor) -> Tensor:
         return fooled(model, x_adv, y)
@@ -117,7 +116,7 @@ def sanity_checks(
         Check("gradients are not zero", flat <= slack, f"{flat:.0%} of the images have gradient 0",
               _MASKED),
     ]
-    if has_steps:
+    if steps:
         few = max(1, steps // 4)
         checks.append(compare("more steps are not weaker", white, broken(attacked(n=few)),
                               f"{{:.0%}} with {steps} steps, {{:.0%}} with {few}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from course_lib import runtime
-from course_lib.evaluation import Attack, ball_of, fooled, inspected, share
+from course_lib.evaluation import Attack, fooled, inspected, share
 from course_lib.gradients import check_images
 from course_lib.norms import WRITTEN, lp_norm
 
@@ -75,7 +75,7 @@ def measure(
     x, y, counting = x[right], y[right], _Counting(model)
     with runtime.timed() as clock:
         x_adv = attack(counting, x, y)
-    inspected(name, x_adv, x, *ball_of(attack, None, "linf"))
+    inspected(name, x_adv, x)
     broken = fooled(model, x_adv, y)
     sizes = lp_norm(x_adv - x, norm)[broken]
     return Row(name, norm, knowledge, counting.queries / len(x), counting.gradients / len(x),

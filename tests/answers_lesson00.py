@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from course_lib.norms import lp_norm
 
-# What a wrong submission is, and words of the message that must name its mistake.
-WRONG: dict[str, list] = {"0.1": []}
-RIGHT: dict[str, list] = {"0.1": []}
 
-
-def wrong(says: str):
-    return lambda fn: WRONG["0.1"].append((fn, says)) or fn
-
-
-def right(fn):
-    RIGHT["0.1"].append(fn)
-    return fn
-
-
-@right
-def step_by_step(f, x, y, r, eps):
+def _step_by_step(f, x, y, r, eps):
     if f(x) != y or f(x + r) == y:
         return False
     for entry, change in zip((x + r).flatten().tolist(), r.flatten().tolist(), strict=True):
@@ -28,109 +14,57 @@ def step_by_step(f, x, y, r, eps):
     return True
 
 
-@right
-def as_a_tensor(f, x, y, r, eps):
+def _as_a_tensor(f, x, y, r, eps):
     x_adv = x + r
     box = ((x_adv >= 0) & (x_adv <= 1)).all()
     return box & (r.abs() <= eps).all() & (f(x) == y) & (f(x_adv) != y)
 
 
-@right
-def with_the_library(f, x, y, r, eps):
+def _with_the_library(f, x, y, r, eps):
     small = lp_norm(r[None], "linf").item() <= eps
     return small and (x + r).equal((x + r).clamp(0, 1)) and f(x) == y and f(x + r) != y
 
 
-def inside(x):
-    return bool(x.min() >= 0 and x.max() <= 1)
+def _judged(
+    small=lambda r, eps: r.abs().max() <= eps,
+    image=lambda x_adv: x_adv.min() >= 0 and x_adv.max() <= 1,
+    names=lambda f, x, x_adv, y: f(x) == y and f(x_adv) != y,
+):
+    """The definition, with one condition exchanged."""
+    return lambda f, x, y, r, eps: bool(
+        small(r, eps) and image(x + r) and names(f, x, x + r, y))
 
 
-def within(r, eps):
-    return bool(r.abs().max() <= eps)
+def _anything(*_):
+    return True
 
 
-@wrong("Your function says no")
-def never(f, x, y, r, eps):
-    return bool(eps < 0)
-
-
-@wrong("use <=, not <")
-def strictly(f, x, y, r, eps):
-    return bool(r.abs().max() < eps) and inside(x + r) and f(x) == y and f(x + r) != y
-
-
-@wrong("do not add the entries up")
-def in_l2(f, x, y, r, eps):
-    return bool(r.norm() <= eps) and inside(x + r) and f(x) == y and f(x + r) != y
-
-
-@wrong("Compare the largest entry of |r| with eps")
-def no_ball(f, x, y, r, eps):
-    return inside(x + r) and f(x) == y and f(x + r) != y
-
-
-@wrong("Compare the largest entry of |r| with eps")
-def only_the_names(f, x, y, r, eps):
-    return f(x) == y and f(x + r) != y
-
-
-@wrong("Take r.abs()")
-def without_the_sign(f, x, y, r, eps):
-    return bool(r.max() <= eps) and inside(x + r) and f(x) == y and f(x + r) != y
-
-
-@wrong("so it is no image")
-def no_box(f, x, y, r, eps):
-    return within(r, eps) and f(x) == y and f(x + r) != y
-
-
-@wrong("clamps it before it asks")
-def clamped(f, x, y, r, eps):
-    return within(r, eps) and f(x) == y and f((x + r).clamp(0, 1)) != y
-
-
-@wrong("Look at both ends")
-def one_end(f, x, y, r, eps):
-    return within(r, eps) and bool((x + r).max() <= 1) and f(x) == y and f(x + r) != y
-
-
-@wrong("Ask for f(x + r) != y")
-def right_before(f, x, y, r, eps):
-    return within(r, eps) and inside(x + r) and f(x) == y
-
-
-@wrong("not with f(x)")
-def another_name(f, x, y, r, eps):
-    return within(r, eps) and inside(x + r) and f(x + r) != f(x)
-
-
-@wrong("r has broken nothing")
-def wrong_already(f, x, y, r, eps):
-    return within(r, eps) and inside(x + r) and f(x + r) != y
-
-
-@wrong("Your function says no")
-def name_kept(f, x, y, r, eps):
-    return within(r, eps) and inside(x + r) and f(x) == y and f(x + r) == y
-
-
-@wrong("in place")
-def writes_into_the_image(f, x, y, r, eps):
+def _writes_into_the_image(f, x, y, r, eps):
     named = f(x)
     x += r
-    return within(r, eps) and inside(x) and named == y and f(x) != y
+    return _judged(names=lambda f, _, x_adv, y: named == y and f(x) != y)(f, x, y, 0 * r, eps)
 
 
-@wrong("return line missing")
-def no_return(f, x, y, r, eps):
-    only_the_names(f, x, y, r, eps)
-
-
-@wrong("one image gets one answer")
-def entry_by_entry(f, x, y, r, eps):
-    return (r.abs() <= eps) & (f(x + r) != y)
-
-
-@wrong("True or False")
-def the_new_name(f, x, y, r, eps):
-    return f(x + r)
+# What a wrong submission is, and words of the message that must name its mistake.
+WRONG = {"0.1": [
+    (lambda f, x, y, r, eps: bool(eps < 0), "Your function says no"),
+    (_judged(small=lambda r, eps: r.abs().max() < eps), "use <=, not <"),
+    (_judged(small=lambda r, eps: r.norm() <= eps), "do not add the entries up"),
+    (_judged(small=_anything), "Compare the largest entry of |r| with eps"),
+    (_judged(small=_anything, image=_anything), "Compare the largest entry of |r| with eps"),
+    (_judged(small=lambda r, eps: r.max() <= eps), "Take r.abs()"),
+    (_judged(image=_anything), "so it is no image"),
+    (_judged(image=_anything,
+             names=lambda f, x, x_adv, y: f(x) == y and f(x_adv.clamp(0, 1)) != y),
+     "clamps it before it asks"),
+    (_judged(image=lambda x_adv: x_adv.max() <= 1), "Look at both ends"),
+    (_judged(names=lambda f, x, x_adv, y: f(x) == y), "Ask for f(x + r) != y"),
+    (_judged(names=lambda f, x, x_adv, y: f(x_adv) != f(x)), "not with f(x)"),
+    (_judged(names=lambda f, x, x_adv, y: f(x_adv) != y), "r has broken nothing"),
+    (_judged(names=lambda f, x, x_adv, y: f(x) == f(x_adv) == y), "Your function says no"),
+    (_writes_into_the_image, "in place"),
+    (lambda f, x, y, r, eps: None, "return line missing"),
+    (lambda f, x, y, r, eps: (r.abs() <= eps) & (f(x + r) != y), "one image gets one answer"),
+    (lambda f, x, y, r, eps: f(x + r), "True or False"),
+]}
+RIGHT = {"0.1": [_step_by_step, _as_a_tensor, _with_the_library, _judged()]}

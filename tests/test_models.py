@@ -7,9 +7,11 @@ import itertools
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
+import torchvision
 from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -186,6 +188,43 @@ def test_pickled_weights_are_hashed_first_and_never_run(monkeypatch, tmp_path, c
                         lambda file, sha256, advice: file.read_bytes())
     with pytest.raises(Exception, match="Weights only load failed"):
         models.load("efficientnet_lite0")
+    assert "ran" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def cached(monkeypatch, tmp_path):
+    """A place in torch's cache for the weights of a network of torchvision."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    weights = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT
+    file = tmp_path / "checkpoints" / Path(weights.url).name
+    file.parent.mkdir()
+    return file
+
+
+def test_a_network_of_torchvision_takes_images_between_0_and_1(cached):
+    theirs = torchvision.models.squeezenet1_1().eval()
+    torch.save(theirs.state_dict(), cached)
+    x = torch.rand(2, 3, 64, 64)
+    normalised = (x - torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1)) \
+        / torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
+    with torch.no_grad():
+        assert torch.allclose(models.load("squeezenet1_1", "cpu")(x), theirs(normalised), atol=1e-5)
+
+
+def test_weights_of_torchvision_that_cannot_be_fetched_are_named(cached, monkeypatch):
+    def offline(*_, **__):
+        raise URLError("no connection")
+
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    with pytest.raises(RuntimeError, match=f"no connection.*save https.* as .*{cached.name}"):
+        models.load("squeezenet1_1")
+    assert not list(cached.parent.iterdir())
+
+
+def test_pickled_weights_of_torchvision_never_run(cached, capsys):
+    torch.save({"features.0.weight": Evil()}, cached)
+    with pytest.raises(Exception, match="Weights only load failed"):
+        models.load("squeezenet1_1")
     assert "ran" not in capsys.readouterr().out
 
 

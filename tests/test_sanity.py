@@ -79,13 +79,13 @@ def test_the_robust_network_is_partly_masked():
 
 
 @pytest.mark.parametrize(("attack", "check", "suspicion"), [
-    (lambda model, x, y, eps, norm: fgsm(model, x, y, eps=0.15),
+    (lambda model, x, y, eps, norm, steps: fgsm(model, x, y, eps=0.15),
      "eps = 0 changes nothing", "ignores eps"),
-    (lambda model, x, y, eps, norm: fgsm(model, x, y, eps=1.5 * eps),
+    (lambda model, x, y, eps, norm, steps: fgsm(model, x, y, eps=1.5 * eps),
      "it stays in ball and box", "missing projection"),
-    (lambda model, x, y, eps, norm: (x + eps * torch.ones_like(x)),
+    (lambda model, x, y, eps, norm, steps: (x + eps * torch.ones_like(x)),
      "it stays in ball and box", "missing projection or clamp"),
-    (lambda model, x, y, eps, norm: x, "it is not weaker than FGSM", "step size"),
+    (lambda model, x, y, eps, norm, steps: x, "it is not weaker than FGSM", "step size"),
     (lambda model, x, y, eps, norm, steps: ifgsm(model, x, y, eps=eps, steps=max(1, 12 // steps)),
      "more steps are not weaker", "step size"),
 ])
@@ -93,6 +93,11 @@ def test_a_faulty_attack_is_named(digits, attack, check, suspicion):
     report = judged(*digits, attack=attack)
     assert check in failed(report), report
     assert suspicion in next(c.suspicion for c in report if c.name == check)
+
+
+def test_an_attack_without_steps_skips_the_check_of_steps(digits):
+    report = judged(*digits, attack=fgsm, steps=None)
+    assert len(report) == 7 and "more steps are not weaker" not in {c.name for c in report}
 
 
 def test_an_eps_beyond_all_sense_is_named(digits):

@@ -8,7 +8,7 @@ with the solution.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ class Examiner:
     hold the arguments of the case, as "{0}" or "{1:g}".
     exact: whether the solution's numbers are asked for; else the properties and `further` decide.
     further: what only other calls can show.
+    through: makes of a function what is examined, where that is not what the function returns; of
+    the student's, the solution and the mistakes alike. `further` is given the student's own.
 
     >>> double = Examiner(lambda x: 2 * x, cases=lambda: [(torch.ones(2),)],
     ...                   mistakes={"the factor is missing.": lambda x: x})
@@ -49,8 +51,13 @@ class Examiner:
     exact: bool = True
     further: Callable[[Callable[..., Any]], Finding] | None = None
     atol: float = 1e-5
+    through: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
 
     def __call__(self, fn: Callable[..., Any]) -> Finding:
+        if view := self.through:
+            seen = replace(self, through=None, further=None, solution=view(self.solution),
+                           mistakes={words: view(wrong) for words, wrong in self.mistakes.items()})
+            return seen(view(fn)) or (self.further(fn) if self.further else None)
         cases, results = self.cases(), []
         for case in cases:
             result, finding = run(fn, *case)

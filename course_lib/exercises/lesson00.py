@@ -10,6 +10,7 @@ from torch import Tensor
 
 from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import Finding, run
+from course_lib.exercises.examiner import first
 
 # --- 0.1 is it an attack? -----------------------------------------------------------------------
 
@@ -82,25 +83,24 @@ _CASES = (
 def _judge(fn: Function) -> Finding:
     for case in _CASES:
         x, r = (torch.tensor(values).view(1, 2, 2) for values in (case.x, case.r))
-        answer, said = run(fn, _name, x, case.y, r, case.eps)
-        if said or (said := _no_verdict(answer)):
-            return said
+        answer, finding = run(fn, _name, x, case.y, r, case.eps)
+        if finding or (finding := _no_verdict(answer)):
+            return finding
         if bool(answer) != case.attack:
             return case.meaning
     return None
 
 
 def _no_verdict(answer: object) -> Finding:
-    if answer is None:
-        return "your function returns nothing. Is the return line missing?"
-    if isinstance(answer, Tensor) and answer.numel() > 1:
-        return (f"one image gets one answer, yours has {answer.numel()}: entries are compared one "
-                "by one. Take the largest entry first, or .all() of the comparison.")
-    if isinstance(answer, Tensor) and answer.dtype == torch.bool:
-        return None
-    if isinstance(answer, (bool, np.bool_)):
-        return None
-    return f"the answer must be True or False, yours is a {type(answer).__name__}."
+    answers = answer.numel() if isinstance(answer, Tensor) else 1
+    one_bool = isinstance(answer, (bool, np.bool_)) or (
+        isinstance(answer, Tensor) and answer.dtype == torch.bool)
+    return first({
+        "your function returns nothing. Is the return line missing?": answer is None,
+        f"one image gets one answer, yours has {answers}: entries are compared one by one. Take "
+        "the largest entry first, or .all() of the comparison.": answers > 1,
+        f"the answer must be True or False, yours is a {type(answer).__name__}.": not one_bool,
+    })
 
 
 EXERCISES = [

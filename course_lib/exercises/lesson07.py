@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from course_lib.exercises.diagnoses import (
     Finding,
     Watching,
     climbs,
-    close,
     finite,
     image_like,
     in_ball,
@@ -27,6 +27,7 @@ from course_lib.exercises.diagnoses import (
     run,
     uses_label,
 )
+from course_lib.exercises.examiner import Examiner, first
 from course_lib.gradients import forward, frozen, input_gradient
 from course_lib.losses import cross_entropy
 
@@ -38,75 +39,81 @@ def worst_margin(w, b, x, y, eps):
     return y * (x @ w + b) - eps * w.abs().sum()
 
 
-def _worst_margin(fn: Function) -> Finding:
-    w, b, eps = torch.tensor([-1.5, 0.4]), torch.tensor(0.3), 0.2
+def taken(amount: Callable[[Tensor, float], Tensor]) -> Function:
+    """The margin of the clean point, less an amount of w and eps."""
+    return lambda w, b, x, y, eps: y * (x @ w + b) - amount(w, eps)
+
+
+def _points() -> list[tuple[Any, ...]]:
+    """In the plane, with another eps, and with five coordinates."""
+    w, b = torch.tensor([-1.5, 0.4]), torch.tensor(0.3)
     x = torch.tensor([[0.9, 0.1], [-0.6, 0.8], [0.1, 0.7], [-0.4, -0.9], [0.2, 0.4]])
     y = torch.tensor([1.0, -1.0, -1.0, 1.0, 1.0])
-    mine, said = run(fn, w, b, x, y, eps)
-    if said:
-        return said
-    if isinstance(mine, (int, float)) or (isinstance(mine, Tensor) and mine.numel() == 1):
-        return ("your function returns one number for all points. The worst x' is another one for "
-                "each point: return one margin per point, without a mean, sum or minimum over the "
-                "points.")
-    if isinstance(mine, Tensor) and mine.shape == x.shape:
-        return ("your function returns one number per coordinate. One margin per point is asked: "
-                "sum |w| over the coordinates.")
-    if isinstance(mine, Tensor) and mine.shape != y.shape:
-        return (f"your margins have shape {tuple(mine.shape)}, expected {tuple(y.shape)}: one "
-                "number per point. x @ w is w . x for each row of x.")
-    if said := image_like(mine, y, what="margin") or finite(mine, what="margin"):
-        return said
-    score, l1 = x @ w + b, w.abs().sum()
-    margin, right = y * score, worst_margin(w, b, x, y, eps)
-    mistakes = {
+    draw = torch.Generator().manual_seed(7)
+    five = torch.randn(5, generator=draw), b, torch.randn(5, 5, generator=draw), y, 0.2
+    return [(w, b, x, y, 0.2), (w, b, x, y, 0.5), five]
+
+
+def _one_per_point(mine: Any, w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Finding:
+    shape = mine.shape if isinstance(mine, Tensor) else None
+    single = isinstance(mine, (int, float)) or (shape is not None and shape.numel() == 1)
+    return first({
+        "your function returns one number for all points. The worst x' is another one for each "
+        "point: return one margin per point, without a mean, sum or minimum over the points.":
+            single,
+        "your function returns one number per coordinate. One margin per point is asked: "
+        "sum |w| over the coordinates.": shape == x.shape,
+        f"your margins have shape {tuple(shape or ())}, expected {tuple(y.shape)}: one number per "
+        "point. x @ w is w . x for each row of x.": shape is not None and shape != y.shape,
+    }) or image_like(mine, y, what="margin") or finite(mine, what="margin")
+
+
+_MARGIN = Examiner(
+    worst_margin, _points, in_order=True,
+    name="the worst margin for eps = {4} and {0.shape[0]} coordinates",
+    idea="Take one point: which corner of its square is the worst, and what is the margin there?",
+    properties=(_one_per_point,),
+    mistakes={
         "eps is not used: this is the margin of the clean point. Subtract the most that x' can "
-        "take away.": margin,
+        "take away.": lambda w, b, x, y, eps: y * (x @ w + b),
         "this is the best case for the network: the attack lowers the margin, so subtract.":
-            margin + eps * l1,
+            taken(lambda w, eps: -eps * w.abs().sum()),
         "this uses the l_2 norm of w. Against a perturbation bounded in l_inf it is the dual norm, "
-        "l_1 (lesson 01): every coordinate may move by eps.": margin - eps * w.norm(),
+        "l_1 (lesson 01): every coordinate may move by eps.": taken(lambda w, eps: eps * w.norm()),
         "this uses the l_inf norm of w. l_inf bounds the perturbation; what it can gain is the "
-        "dual norm of w, l_1 (lesson 01).": margin - eps * w.abs().max(),
+        "dual norm of w, l_1 (lesson 01).": taken(lambda w, eps: eps * w.abs().max()),
         "eps is multiplied by y: for points with y = -1 the attack now helps the network. It "
         "lowers the margin for both labels, so y belongs to the score alone.":
-            margin - y * eps * l1,
-        "the label is missing: for y = -1 the margin is minus the score.": score - eps * l1,
-        "label and eps are missing: this is the score itself.": score,
+            lambda w, b, x, y, eps: y * (x @ w + b - eps * w.abs().sum()),
+        "the label is missing: for y = -1 the margin is minus the score.":
+            lambda w, b, x, y, eps: x @ w + b - eps * w.abs().sum(),
+        "label and eps are missing: this is the score itself.": lambda w, b, x, *_: x @ w + b,
         "this takes |sum of w|: weights of different signs cancel. The attack gains from each "
-        "coordinate on its own: sum of |w|.": margin - eps * w.sum().abs(),
+        "coordinate on its own: sum of |w|.": taken(lambda w, eps: eps * w.sum().abs()),
         "this sums w with its signs: weights of different signs cancel. Sum |w|.":
-            margin - eps * w.sum(),
+            taken(lambda w, eps: eps * w.sum()),
         "this takes the mean of |w|. Every coordinate may move by eps at the same time: take the "
-        "sum.": margin - eps * w.abs().mean(),
-        "|w| is not multiplied by eps.": margin - l1,
+        "sum.": taken(lambda w, eps: eps * w.abs().mean()),
+        "|w| is not multiplied by eps.": taken(lambda w, eps: w.abs().sum()),
         "the ball counts twice: from x each coordinate moves by eps, not by 2 eps.":
-            margin - 2 * eps * l1,
-        "the bias b is missing in the score w . x + b.": y * (x @ w) - eps * l1,
+            taken(lambda w, eps: 2 * eps * w.abs().sum()),
+        "the bias b is missing in the score w . x + b.":
+            lambda w, b, *rest: worst_margin(w, 0, *rest),
         "the bias b is not multiplied by the label: the margin is y * (w . x + b).":
-            y * (x @ w) + b - eps * l1,
+            lambda w, b, *rest: worst_margin(w, 0, *rest) + b,
         "b is counted among the weights. The attack moves x, and x does not touch b.":
-            margin - eps * (l1 + b.abs()),
+            lambda w, b, x, y, eps: worst_margin(w, b, x, y, eps) - eps * b.abs(),
         "the sign of the whole is turned round: the margin is positive where the network is "
-        "right.": -right,
+        "right.": lambda *given: -worst_margin(*given),
         "the margin is cut off at 0. A negative value says that the network is wrong: keep it.":
-            right.clamp_min(0),
-        "this is the loss of the worst margin. The margin itself is asked.": F.softplus(-right),
-    }
-    for mistake, result in mistakes.items():
-        if torch.allclose(mine, result, atol=1e-5):
-            return mistake
-    idea = "Take one point: which corner of its square is the worst, and what is the margin there?"
-    if said := close(mine, right, "the worst margin", idea):
-        return said
-    if said := close(fn(w, b, x, y, 0.5), worst_margin(w, b, x, y, 0.5),
-                     "the worst margin for eps = 0.5", "Is 0.2 written where eps belongs?"):
-        return said
-    draw = torch.Generator().manual_seed(7)
-    w, x = torch.randn(5, generator=draw), torch.randn(5, 5, generator=draw)
-    return close(fn(w, b, x, y, eps), worst_margin(w, b, x, y, eps),
-                 "the worst margin with five coordinates",
-                 "In the plane yours is right. w [d] may have more than two entries.")
+            lambda *given: worst_margin(*given).clamp_min(0),
+        "this is the loss of the worst margin. The margin itself is asked.":
+            lambda *given: F.softplus(-worst_margin(*given)),
+        "your margins are right for eps = 0.2, and wrong for eps = 0.5. Is 0.2 written where eps "
+        "belongs?": taken(lambda w, eps: 0.2 * w.abs().sum()),
+        "your margins are right in the plane, and wrong with five coordinates: w [d] may have more "
+        "than two entries. Sum over all of them.": taken(lambda w, eps: eps * w[:2].abs().sum()),
+    })
 
 
 # --- 7.2 one step of adversarial training -------------------------------------------------------
@@ -155,14 +162,126 @@ def _weights(model: nn.Module) -> Tensor:
     return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
 
 
-def _two_steps(step: Function) -> tuple[Tensor, list[float]]:
-    """The weights after two steps, and what the steps returned."""
+def _two_steps(step: Function) -> tuple[Tensor | str, list[Any]]:
+    """The weights after two steps, and what the steps returned.
+
+    In the place of the weights, in words, what can be seen to be wrong without a look at them.
+    """
     model, optimizer, batches = _beginning()
-    losses = [step(model, optimizer, _careless, x, y) for x, y in batches]
+    events: list[str] = []
+    labels: list[Tensor] = []
+    losses: list[Any] = []
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        events.append("attack")
+        labels.append(y)
+        return _careless(model, x, y)
+
+    optimizer.register_step_pre_hook(lambda *_: events.append("step"))
+    for x, y in batches:
+        events.clear()
+        labels.clear()
+        before = _weights(model)
+        try:
+            loss, finding = run(partial(step, model, optimizer, attack), x, y)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            return _no_way_back(model), losses
+        if finding := finding or _what_happened(model, before, events, labels, y):
+            return finding, losses
+        losses.append(loss)
     return _weights(model), losses
 
 
-def _variant(loss_of: Function, zero: str = "after the attack") -> Function:
+def _no_way_back(model: nn.Module) -> str:
+    if all(p.requires_grad for p in model.parameters()):
+        return ("the loss has no way back to the weights. Was it detached, or was model(x_adv) "
+                "computed under torch.no_grad()?")
+    return ("the weights are frozen: requires_grad is False when the loss is computed, so the loss "
+            "has no gradient. Unfreeze the weights after the attack.")
+
+
+def _what_happened(
+    model: nn.Module, before: Tensor, events: list[str], labels: list[Tensor], y: Tensor
+) -> Finding:
+    still, steps = torch.equal(before, _weights(model)), events.count("step")
+    return first({
+        "the weights are frozen after the step: requires_grad is False, so the next step cannot "
+        "train them. Leave requires_grad as it was.":
+            not all(p.requires_grad for p in model.parameters()),
+        "the model is left in eval mode. It came in train mode, and the next step trains in the "
+        "mode that it finds. Restore it with model.train().":
+            not all(module.training for module in model.modules()),
+        "the attack is never called: the images to train on are x_adv = attack(model, x, y).":
+            "attack" not in events,
+        "the weights have not moved: optimizer.step() is never called.": still and not steps,
+        "the weights moved without optimizer.step(). Use the optimizer that is passed in: it may "
+        "be Adam, or have momentum.": not steps,
+        "the attack is called after optimizer.step(). Attack first: the step trains on the images "
+        "that the attack returns.": events[:1] == ["step"],
+        f"optimizer.step() is called {steps} times. One step is asked.": steps > 1,
+        "the attack gets other labels than y. With the labels that the network predicts, the "
+        "attack climbs the loss of a wrong name wherever the network is wrong. Pass y.":
+            not all(torch.equal(given, y) for given in labels),
+        "optimizer.step() is called, and the weights have not moved: there were no gradients. Call "
+        "loss.backward() after zero_grad() and before step().": still,
+    })
+
+
+def weights_of(step: Function) -> Callable[[], Tensor | str]:
+    return lambda: _two_steps(step)[0]
+
+
+def losses_of(step: Function) -> Callable[[], Tensor | str]:
+    """What two steps returned as a tensor, or in words why it cannot be one."""
+    def losses() -> Tensor | str:
+        returned = _two_steps(step)[1]
+        finding = next(filter(None, map(_no_number, returned)), None)
+        return finding or torch.tensor([float(loss) for loss in returned])
+    return losses
+
+
+def _no_number(loss: Any) -> Finding:
+    return first({
+        "the weights are right, but your function returns nothing: return the loss as a number, "
+        "loss.item().": loss is None,
+        "the weights are right, but the loss you return still carries its gradient graph, which "
+        "keeps the whole batch in memory. Return loss.item().":
+            isinstance(loss, Tensor) and loss.requires_grad,
+        "the weights are right. Return the loss as a float; yours is a "
+        f"{type(loss).__name__}.": not isinstance(loss, (numbers.Real, Tensor)),
+        "the weights are right. Return one number, the mean over the batch; yours has shape "
+        f"{tuple(getattr(loss, 'shape', ()))}.": isinstance(loss, Tensor) and loss.numel() != 1,
+    })
+
+
+def _in_words(outcome: Tensor | str) -> Finding:
+    return outcome if isinstance(outcome, str) else None
+
+
+Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Any]  # of model, x, x_adv and y
+
+
+def attacked(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(model(x_adv), y)
+
+
+def clean(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(model(x), y)
+
+
+def summed(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(model(x_adv), y, reduction="sum")
+
+
+def _in_eval_mode(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    loss = attacked(model.eval(), x, x_adv, y)
+    model.train()
+    return loss
+
+
+def training_on(loss_of: Loss, zero: str = "after the attack") -> Function:
     """A step with another loss, or with the gradients zeroed elsewhere."""
     def step(model, optimizer, attack, x, y):
         if zero == "before the attack":
@@ -177,165 +296,62 @@ def _variant(loss_of: Function, zero: str = "after the attack") -> Function:
     return step
 
 
-def _attacked(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(model(x_adv), y)
-
-
-def _clean(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(model(x), y)
-
-
-def _in_eval_mode(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
-    logits = model.eval()(x_adv)
-    model.train()
-    return F.cross_entropy(logits, y)
-
-
-def _reporting(loss_of: Function, after: bool = False) -> Function:
-    """The right step, which returns another number."""
+def reporting(value_of: Loss, when: str = "before the step") -> Function:
+    """The right step, which returns another value."""
     def step(model, optimizer, attack, x, y):
         x_adv = attack(model, x, y)
-        number = loss_of(model, x, x_adv, y).item()
+        value = value_of(model, x, x_adv, y)
         training_step(model, optimizer, lambda *_: x_adv, x, y)
-        return loss_of(model, x, x_adv, y).item() if after else number
+        return value_of(model, x, x_adv, y) if when == "after the step" else value
     return step
 
 
-_WRONG_WEIGHTS = {
-    "the weights are trained on the clean images x. Compute the loss at x_adv.":
-        _variant(_clean),
-    "the loss of the clean images is added. The exercise asks for the loss at x_adv alone.":
-        _variant(lambda *given: _attacked(*given) + _clean(*given)),
-    "the loss is a mean over clean and attacked images. The exercise asks for the loss at x_adv "
-    "alone.": _variant(lambda *given: (_attacked(*given) + _clean(*given)) / 2),
-    "the loss is the sum over the batch: its gradient grows with the number of images. Take the "
-    "mean.": _variant(lambda *given: len(given[1]) * _attacked(*given)),
-    "the gradients are not zeroed: each step adds those of all steps before, and those of the "
-    "attack. Call optimizer.zero_grad() before loss.backward().":
-        _variant(_attacked, zero="never"),
-    "the gradient that the attack left on the weights is counted: this attack calls backward(), "
-    "too. Call optimizer.zero_grad() after the attack and before loss.backward().":
-        _variant(_attacked, zero="before the attack"),
-    "the loss rises: the step on the weights goes uphill. The attack climbs the loss, the "
-    "weights descend it.": _variant(lambda *given: -_attacked(*given)),
-    "the loss that moves the weights is computed in eval mode. The weights are trained in train "
-    "mode.": _variant(_in_eval_mode),
-    "the loss uses the labels that the network predicts. Use y.":
-        _variant(lambda model, x, x_adv, y: F.cross_entropy(model(x_adv), model(x).argmax(1))),
-    "the loss uses the labels that the network predicts for x_adv. Use y.":
-        _variant(lambda model, x, x_adv, y: F.cross_entropy(model(x_adv), model(x_adv).argmax(1))),
-}
+RETURNED = Examiner(
+    training_step, lambda: [()], through=losses_of, properties=(_in_words,), atol=1e-4,
+    name="the losses that two steps return",
+    idea="Return the mean cross-entropy at x_adv, before the step.",
+    mistakes={
+        "the weights are right. The number you return is the loss of the clean images; return the "
+        "one at x_adv.": reporting(lambda *given: clean(*given).item()),
+        "the weights are right. The number you return is the sum over the batch; return the mean.":
+            reporting(lambda *given: summed(*given).item()),
+        "the weights are right. The number you return has the wrong sign.":
+            reporting(lambda *given: -attacked(*given).item()),
+        "the weights are right. The number you return is the loss after the step; return the one "
+        "that the step was made with.":
+            reporting(lambda *given: attacked(*given).item(), when="after the step"),
+    })
 
-_WRONG_LOSS = {
-    "the weights are right. The number you return is the loss of the clean images; return the one "
-    "at x_adv.": _reporting(_clean),
-    "the weights are right. The number you return is the sum over the batch; return the mean.":
-        _reporting(lambda *given: len(given[1]) * _attacked(*given)),
-    "the weights are right. The number you return has the wrong sign.":
-        _reporting(lambda *given: -_attacked(*given)),
-    "the weights are right. The number you return is the loss after the step; return the one that "
-    "the step was made with.": _reporting(_attacked, after=True),
-}
-
-
-def _training_step(fn: Function) -> Finding:
-    model, optimizer, batches = _beginning()
-    events: list[str] = []
-    labels: list[Tensor] = []
-
-    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        events.append("attack")
-        labels.append(y)
-        return _careless(model, x, y)
-
-    optimizer.register_step_pre_hook(lambda *_: events.append("step"))
-    losses = []
-    for x, y in batches:
-        events.clear()
-        labels.clear()
-        before = _weights(model)
-        try:
-            loss, said = run(lambda x, y: fn(model, optimizer, attack, x, y), x, y)
-        except RuntimeError as error:
-            if "does not require grad" not in str(error):
-                raise
-            return _no_way_back(model)
-        if said or (said := _what_happened(model, before, events, labels, y)):
-            return said
-        losses.append(loss)
-    weights, (right, reported) = _weights(model), _two_steps(training_step)
-    said = close(weights, right, "the vector of all weights after two steps",
-                 "At which images is your loss, and of which gradients is the step made?",
-                 atol=1e-4)
-    if said is None:
-        return _returned(losses, reported)
-    for mistake, step in _WRONG_WEIGHTS.items():
-        if torch.allclose(weights, _two_steps(step)[0], atol=1e-4):
-            return mistake
-    return said
-
-
-def _no_way_back(model: nn.Module) -> str:
-    if all(p.requires_grad for p in model.parameters()):
-        return ("the loss has no way back to the weights. Was it detached, or was model(x_adv) "
-                "computed under torch.no_grad()?")
-    return ("the weights are frozen: requires_grad is False when the loss is computed, so the loss "
-            "has no gradient. Unfreeze the weights after the attack.")
-
-
-def _what_happened(
-    model: nn.Module, before: Tensor, events: list[str], labels: list[Tensor], y: Tensor
-) -> Finding:
-    """What can be seen of one step without a look at the numbers."""
-    if not all(p.requires_grad for p in model.parameters()):
-        return ("the weights are frozen after the step: requires_grad is False, so the next step "
-                "cannot train them. Leave requires_grad as it was.")
-    if not all(module.training for module in model.modules()):
-        return ("the model is left in eval mode. It came in train mode, and the next step trains "
-                "in the mode that it finds. Restore it with model.train().")
-    if "attack" not in events:
-        return ("the attack is never called: the images to train on are x_adv = "
-                "attack(model, x, y).")
-    if "step" not in events:
-        if torch.equal(before, _weights(model)):
-            return "the weights have not moved: optimizer.step() is never called."
-        return ("the weights moved without optimizer.step(). Use the optimizer that is passed in: "
-                "it may be Adam, or have momentum.")
-    if events.index("step") < events.index("attack"):
-        return ("the attack is called after optimizer.step(). Attack first: the step trains on "
-                "the images that the attack returns.")
-    if events.count("step") > 1:
-        return f"optimizer.step() is called {events.count('step')} times. One step is asked."
-    if any(given.shape != y.shape or not torch.equal(given, y) for given in labels):
-        return ("the attack gets other labels than y. With the labels that the network predicts, "
-                "the attack climbs the loss of a wrong name wherever the network is wrong. Pass y.")
-    if torch.equal(before, _weights(model)):
-        return ("optimizer.step() is called, and the weights have not moved: there were no "
-                "gradients. Call loss.backward() after zero_grad() and before step().")
-    return None
-
-
-def _returned(losses: list[Any], reported: list[float]) -> Finding:
-    for loss in losses:
-        if loss is None:
-            return ("the weights are right, but your function returns nothing: return the loss "
-                    "as a number, loss.item().")
-        if isinstance(loss, Tensor) and loss.requires_grad:
-            return ("the weights are right, but the loss you return still carries its gradient "
-                    "graph, which keeps the whole batch in memory. Return loss.item().")
-        if not isinstance(loss, (numbers.Real, Tensor)):
-            return ("the weights are right. Return the loss as a float; yours is a "
-                    f"{type(loss).__name__}.")
-        if isinstance(loss, Tensor) and loss.numel() != 1:
-            return ("the weights are right. Return one number, the mean over the batch; yours has "
-                    f"shape {tuple(loss.shape)}.")
-    mine = torch.tensor([float(loss) for loss in losses])
-    said = close(mine, reported, "the losses that two steps return",
-                 "Return the mean cross-entropy at x_adv, before the step.", atol=1e-4)
-    for mistake, step in _WRONG_LOSS.items() if said else ():
-        if torch.allclose(mine, torch.tensor(_two_steps(step)[1]), atol=1e-4):
-            return mistake
-    return said
+_STEP = Examiner(
+    training_step, lambda: [()], through=weights_of, properties=(_in_words,), atol=1e-4,
+    name="the vector of all weights after two steps",
+    idea="At which images is your loss, and of which gradients is the step made?",
+    mistakes={
+        "the weights are trained on the clean images x. Compute the loss at x_adv.":
+            training_on(clean),
+        "the loss of the clean images is added. The exercise asks for the loss at x_adv alone.":
+            training_on(lambda *given: attacked(*given) + clean(*given)),
+        "the loss is a mean over clean and attacked images. The exercise asks for the loss at "
+        "x_adv alone.": training_on(lambda *given: (attacked(*given) + clean(*given)) / 2),
+        "the loss is the sum over the batch: its gradient grows with the number of images. Take "
+        "the mean.": training_on(summed),
+        "the gradients are not zeroed: each step adds those of all steps before, and those of the "
+        "attack. Call optimizer.zero_grad() before loss.backward().":
+            training_on(attacked, zero="never"),
+        "the gradient that the attack left on the weights is counted: this attack calls "
+        "backward(), too. Call optimizer.zero_grad() after the attack and before loss.backward().":
+            training_on(attacked, zero="before the attack"),
+        "the loss rises: the step on the weights goes uphill. The attack climbs the loss, the "
+        "weights descend it.": training_on(lambda *given: -attacked(*given)),
+        "the loss that moves the weights is computed in eval mode. The weights are trained in "
+        "train mode.": training_on(_in_eval_mode),
+        "the loss uses the labels that the network predicts. Use y.":
+            training_on(lambda model, x, x_adv, y: attacked(model, x, x_adv, model(x).argmax(1))),
+        "the loss uses the labels that the network predicts for x_adv. Use y.":
+            training_on(lambda model, x, x_adv, y:
+                        attacked(model, x, x_adv, model(x_adv).argmax(1))),
+    },
+    further=RETURNED)
 
 
 # --- 7.3 why this training gives no robustness --------------------------------------------------
@@ -380,7 +396,7 @@ def _inner_maximum(fn: Function) -> Finding:
         return fn(model, x.clone(), y.clone(), eps, steps)
 
     try:
-        x_adv, said = run(lambda model, x, y: fn(model, x, y, eps, steps), p.model, p.x, p.y)
+        x_adv, finding = run(lambda model, x, y: fn(model, x, y, eps, steps), p.model, p.x, p.y)
     except ValueError as error:
         if "images must lie in [0, 1]" not in str(error):
             raise
@@ -388,10 +404,9 @@ def _inner_maximum(fn: Function) -> Finding:
             return "your image has NaN entries after a step. Was something divided by zero?"
         return ("your image leaves [0, 1] on the way, and input_gradient refuses it. Clamp to the "
                 "box after each step.")
-    if said or (said := image_like(x_adv, p.x) or finite(x_adv)):
-        return said
-    return (in_ball(x_adv, p.x, eps, idea="Bring every step back into the ball around the clean "
-                                          "image x.")
+    return (finding or image_like(x_adv, p.x) or finite(x_adv)
+            or in_ball(x_adv, p.x, eps,
+                       idea="Bring every step back into the ball around the clean image x.")
             or in_box(x_adv)
             or _standing_still(fn, p.model, p.x[:1], p.y[:1], eps)
             or uses_label(lambda y: call(p.model, p.x, y), p.y, (p.y + 2) % 4)
@@ -407,39 +422,34 @@ def _standing_still(
 ) -> Finding:
     watching = Watching(model)
     x_adv = fn(watching, x.clone(), y, eps, 10)
-    if torch.allclose(x_adv, x, atol=1e-3 * eps):
-        return ("the perturbation is still zero: after 10 steps x_adv is x, so the network is "
-                "trained on clean images. Print the size of a step.")
-    if not watching.seen:
-        return "the network is never asked: the perturbation needs the gradient of its loss."
-    if all(torch.equal(image, x_adv) for image in watching.seen):
-        return ("the steps are still zero: x_adv is the random start, and 10 steps do not move "
-                "it. Print the size of a step.")
-    return None
+    return first({
+        "the perturbation is still zero: after 10 steps x_adv is x, so the network is trained on "
+        "clean images. Print the size of a step.": torch.allclose(x_adv, x, atol=1e-3 * eps),
+        "the network is never asked: the perturbation needs the gradient of its loss.":
+            not watching.seen,
+        "the steps are still zero: x_adv is the random start, and 10 steps do not move it. Print "
+        "the size of a step.": all(torch.equal(image, x_adv) for image in watching.seen),
+    })
 
 
 def _one_step(fn: Function, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Finding:
-    calls = {}
-    for steps in (4, 10):
-        watching = Watching(model)
-        x_adv = fn(watching, x.clone(), y, eps, steps)
-        calls[steps] = len(watching.seen)
-    if calls[10] == 1:
-        return ("only one step is taken: the network is asked for one gradient, though steps = "
-                "10. Does `return` stand inside the loop, or the gradient before it?")
-    if all(torch.equal(image, watching.seen[0]) for image in watching.seen):
-        return ("all gradients are taken at the same point: together the steps are one step of "
-                "FGSM. Take each gradient at x_adv, where the last step ended.")
-    if calls[10] == calls[4]:
-        return (f"steps = 4 and steps = 10 ask the network equally often, {calls[4]} times: "
-                "use the argument `steps`.")
-    moves = (x_adv - x).abs()
-    size = moves.max().item()
+    four, ten = Watching(model), Watching(model)
+    fn(four, x.clone(), y, eps, 4)
+    moves = (fn(ten, x.clone(), y, eps, 10) - x).abs()
+    size = moves.max().item() / eps
     # The sign moves all pixels by 0.25 eps, where the box does not stop them.
-    if size < 0.3 * eps and moves[(x > eps) & (x < 1 - eps)].median() > 0.2 * eps:
-        return (f"after 10 steps the largest |r| is {size / eps:.2f} eps, no more than one step "
-                "of 0.25 eps. Start each step from x_adv, not from x.")
-    return None
+    full = moves[(x > eps) & (x < 1 - eps)].median() > 0.2 * eps
+    return first({
+        "only one step is taken: the network is asked for one gradient, though steps = 10. Does "
+        "`return` stand inside the loop, or the gradient before it?": len(ten.seen) == 1,
+        "all gradients are taken at the same point: together the steps are one step of FGSM. Take "
+        "each gradient at x_adv, where the last step ended.":
+            all(torch.equal(image, ten.seen[0]) for image in ten.seen),
+        f"steps = 4 and steps = 10 ask the network equally often, {len(ten.seen)} times: use the "
+        "argument `steps`.": len(ten.seen) == len(four.seen),
+        f"after 10 steps the largest |r| is {size:.2f} eps, no more than one step of 0.25 eps. "
+        "Start each step from x_adv, not from x.": size < 0.3 and bool(full),
+    })
 
 
 def _gain(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> float:
@@ -532,11 +542,8 @@ def _too_good(fn: Function) -> Finding:
     for report in reports:
         given = dict(report)
         verdict = fn(given)
-        if given != report:
-            return ("your function changes the report that it reads, so a second call sees "
-                    "another one. Read the values, and leave left as it is.")
-        if said := _no_verdict(verdict):
-            return said
+        if finding := _unusable(verdict, changed=given != report):
+            return finding
 
     def says(report: dict[str, float]) -> bool:
         return bool(fn(dict(report)))
@@ -545,87 +552,89 @@ def _too_good(fn: Function) -> Finding:
     right = [too_good(report) for report in reports]
     if verdicts == right:
         return None
-    if len(set(verdicts)) == 1:
-        return (f"your function says {verdicts[0]} for each of {len(reports)} reports. Some of "
-                "them can be believed and some cannot.")
-    if verdicts == [not value for value in right]:
-        return ("the answer is turned round: return True when the robust accuracy must not be "
-                "believed.")
-    for report in reports:
-        if says(report) != says(report | {"clean": report["PGD"]}) or \
-                says(report) != says(report | {"clean": 100.0}):
-            return ("your answer changes with the clean accuracy alone. Every attack leaves less "
-                    "than that: compare the weaker attacks with PGD instead.")
-    return _false_alarm(says) or _missed(says)
+    return first({
+        f"your function says {verdicts[0]} for each of {len(reports)} reports. Some of them can be "
+        "believed and some cannot.": len(set(verdicts)) == 1,
+        "the answer is turned round: return True when the robust accuracy must not be believed.":
+            verdicts == [not value for value in right],
+        "your answer changes with the clean accuracy alone. Every attack leaves less than that: "
+        "compare the weaker attacks with PGD instead.":
+            any(says(report) != says(report | {"clean": clean})
+                for report in reports for clean in (report["PGD"], 100.0)),
+    }) or _false_alarm(says) or _missed(says)
 
 
-def _no_verdict(verdict: object) -> Finding:
-    if verdict is None:
-        return "your function returns nothing for some reports: return True or False for each."
-    if isinstance(verdict, (bool, int, np.bool_)) or \
-            (isinstance(verdict, Tensor) and verdict.numel() == 1):
-        return None
-    return f"return True or False, not a {type(verdict).__name__}."
+def _unusable(verdict: object, changed: bool) -> Finding:
+    return first({
+        "your function changes the report that it reads, so a second call sees another one. Read "
+        "the values, and leave left as it is.": changed,
+        "your function returns nothing for some reports: return True or False for each.":
+            verdict is None,
+        f"return True or False, not a {type(verdict).__name__}.":
+            not isinstance(verdict, (bool, int, np.bool_))
+            and not (isinstance(verdict, Tensor) and verdict.numel() == 1),
+    })
 
 
-def _in_words(report: dict[str, float]) -> str:
+def _shown(report: dict[str, float]) -> str:
     return "The report: " + ", ".join(f'"{key}": {value:g}' for key, value in report.items()) + "."
 
 
 def _false_alarm(says: Callable[[dict[str, float]], bool]) -> Finding:
     """True for a report that may be believed."""
-    alarms = {name: report for name, report in _HONEST.items() if says(report)}
+    alarms = [name for name, report in _HONEST.items() if says(report)]
+    if "robust" in alarms:
+        return _suspects_the_robust(says)
     if not alarms:
         return None
-    if "robust" in alarms:
-        if says(_ROBUST | {"PGD": 20.0}) and not says(_ROBUST | {"PGD": 1.5}):
-            return ("\"PGD, eps = 1\" is compared like a weaker attack. It should leave less than "
-                    "PGD, because its eps is larger: more than 2 % is the bad sign.")
-        if not says(_ROBUST | {"PGD, eps = 1": 83.0}):
-            return ("the comparison at eps = 1 is turned round: there PGD should leave nothing, "
-                    "and more than 2 % is the bad sign.")
-        if not says(_ROBUST | dict.fromkeys(_WEAKER, 84.0)):
-            return ("the comparison is turned round: a weaker attack should leave more than PGD. "
-                    "It is a bad sign when it leaves less. " + _in_words(_ROBUST))
-        return "your function finds an honest report suspicious. " + _in_words(_ROBUST)
-    if "chance" in alarms:
-        return ("your function finds a report suspicious in which Square leaves 1 point less than "
-                "PGD. That can be chance: only more than 2 points count. The numbers are in %.")
-    if "a rest at eps = 1" in alarms:
-        return ("your function finds 1 % left at eps = 1 suspicious: only more than 2 % count. "
-                "The numbers are in %.")
-    if alarms.keys() <= {"limit", "limit at eps = 1"}:
-        return ("a difference of exactly 2 points, or exactly 2 % at eps = 1, does not count yet: "
-                "\"more than 2\" is > 2, not >= 2.")
-    name, report = next(iter(alarms.items()))
-    return f"your function finds an honest report suspicious ({name}). " + _in_words(report)
+    return first({
+        "your function finds a report suspicious in which Square leaves 1 point less than PGD. "
+        "That can be chance: only more than 2 points count. The numbers are in %.":
+            "chance" in alarms,
+        "your function finds 1 % left at eps = 1 suspicious: only more than 2 % count. The numbers "
+        "are in %.": "a rest at eps = 1" in alarms,
+        "a difference of exactly 2 points, or exactly 2 % at eps = 1, does not count yet: \"more "
+        "than 2\" is > 2, not >= 2.": set(alarms) <= {"limit", "limit at eps = 1"},
+    }) or (f"your function finds an honest report suspicious ({alarms[0]}). "
+           f"{_shown(_HONEST[alarms[0]])}")
+
+
+def _suspects_the_robust(says: Callable[[dict[str, float]], bool]) -> Finding:
+    return first({
+        "\"PGD, eps = 1\" is compared like a weaker attack. It should leave less than PGD, because "
+        "its eps is larger: more than 2 % is the bad sign.":
+            says(_ROBUST | {"PGD": 20.0}) and not says(_ROBUST | {"PGD": 1.5}),
+        "the comparison at eps = 1 is turned round: there PGD should leave nothing, and more than "
+        "2 % is the bad sign.": not says(_ROBUST | {"PGD, eps = 1": 83.0}),
+        "the comparison is turned round: a weaker attack should leave more than PGD. It is a bad "
+        f"sign when it leaves less. {_shown(_ROBUST)}":
+            not says(_ROBUST | dict.fromkeys(_WEAKER, 84.0)),
+    }) or f"your function finds an honest report suspicious. {_shown(_ROBUST)}"
 
 
 def _missed(says: Callable[[dict[str, float]], bool]) -> Finding:
     """False for a report with a sign of masked gradients."""
     missed = [key for key, (_, large) in _SIGNS.items() if not says(large)]
-    if len(missed) == len(_SIGNS):
-        return ("your function asks for several signs at once. One is enough: each weaker attack "
-                "alone, and eps = 1 alone.")
-    if set(missed) == set(_WEAKER) and any(
-            says(_ROBUST | dict.fromkeys(_WEAKER, value)) for value in (20.0, 50.0)):
-        return ("your function asks that all weaker attacks leave less than PGD. One that does is "
-                "enough: FGSM, Square or transfer.")
-    if missed:
-        names = " and ".join(f'"{key}"' for key in missed)
-        what = "this sign is" if len(missed) == 1 else "these signs are"
-        return (f"{what} missed: {names}. One sign alone is enough. "
-                f"{_in_words(_SIGNS[missed[0]][1])}")
     small = [key for key, (little, _) in _SIGNS.items() if not says(little)]
-    if small:
+    if not missed and small:
         return (f'a small sign at "{small[0]}" is missed: your limit is above 2. '
-                f"{_in_words(_SIGNS[small[0]][0])}")
-    return "your function misses a report with several signs at once. " + _in_words(_SEVERAL[0])
+                f"{_shown(_SIGNS[small[0]][0])}")
+    if not missed:
+        return "your function misses a report with several signs at once. " + _shown(_SEVERAL[0])
+    what = "this sign is" if len(missed) == 1 else "these signs are"
+    names = " and ".join(f'"{key}"' for key in missed)
+    return first({
+        "your function asks for several signs at once. One is enough: each weaker attack alone, "
+        "and eps = 1 alone.": len(missed) == len(_SIGNS),
+        "your function asks that all weaker attacks leave less than PGD. One that does is enough: "
+        "FGSM, Square or transfer.": set(missed) == set(_WEAKER) and any(
+            says(_ROBUST | dict.fromkeys(_WEAKER, value)) for value in (20.0, 50.0)),
+    }) or f"{what} missed: {names}. One sign alone is enough. {_shown(_SIGNS[missed[0]][1])}"
 
 
 EXERCISES = [
     Exercise(
-        id="7.1", title="the worst margin", solution=worst_margin, diagnose=_worst_margin,
+        id="7.1", title="the worst margin", solution=worst_margin, diagnose=_MARGIN,
         stub='''
 def worst_margin(w, b, x, y, eps):
     """The smallest y * (w . x' + b) for ||x' - x||_inf <= eps, for each point.
@@ -650,7 +659,7 @@ def worst_margin(w, b, x, y, eps):
     ),
     Exercise(
         id="7.2", title="one step of adversarial training", solution=training_step,
-        diagnose=_training_step,
+        diagnose=_STEP,
         stub='''
 def training_step(model, optimizer, attack, x, y):
     """One step of adversarial training; returns the mean loss as a float.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib import models, passages, runtime
-from course_lib.attacks.dag import dense_gradient
 from course_lib.attacks.patch import paste, random_places
 from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import Finding, close, finite, image_like, in_ball, in_box, run
+from course_lib.exercises.examiner import Examiner, first
 from course_lib.losses import margin
 from course_lib.norms import project_box
 from course_lib.passages import Item
@@ -50,23 +51,60 @@ def dense_problem() -> Dense:
 
 # --- 8.1 mean intersection over union -----------------------------------------------------------
 
-def _iou(fn: Function) -> Finding:
+def _maps() -> list[tuple[Tensor, Tensor, int]]:
     mask = torch.tensor([[[0, 0, 0, 0], [0, 0, 1, 2]]])
     predicted = torch.tensor([[[0, 0, 0, 0], [0, 1, 1, 0]]])
-    value, said = run(fn, predicted, mask, 3)
-    if said:
-        return said
+    return [(predicted, mask, 3)]
+
+
+def _other_maps(fn: Function) -> Finding:
+    ((predicted, mask, classes),) = _maps()
+    two = torch.cat([predicted, mask]), torch.cat([mask, mask]), classes
     return (
-        close(value, mean_iou(predicted, mask, 3), "the mean IoU of the classes 0, 1, 2",
-              "Each class counts the same: intersection over union per class, then the mean.")
-        or close(fn(mask, mask, 5), 1.0, "with the classes 3 and 4 in neither map, the mean IoU of "
-                 "a map with itself", "A class that neither map holds has no union: leave it out.")
-        or close(fn(mask, predicted, 3), mean_iou(predicted, mask, 3),
+        close(fn(predicted, mask, 5), mean_iou(predicted, mask, 5),
+              "with the classes 3 and 4 in neither map, the mean IoU",
+              "A class that neither map holds has no union: leave it out.")
+        or close(fn(mask, predicted, classes), mean_iou(mask, predicted, classes),
                  "the mean IoU with both maps exchanged", "Divide by the union, not by one map.")
-        or close(fn(torch.cat([predicted, mask]), torch.cat([mask, mask]), 3),
-                 mean_iou(torch.cat([predicted, mask]), torch.cat([mask, mask]), 3),
-                 "the mean IoU of two scenes", "Count each class over all scenes together.")
+        or close(fn(*two), mean_iou(*two), "the mean IoU of two scenes",
+                 "Count each class over all scenes together.")
     )
+
+
+def each_class(score: Callable[[Tensor, Tensor], Tensor]) -> Function:
+    """The mean over all classes of the score of two regions: predicted, and of the mask."""
+    return lambda predicted, mask, classes: torch.stack(
+        [score(predicted == k, mask == k) for k in range(classes)]).mean()
+
+
+def share(part: Tensor, whole: Tensor) -> Tensor:
+    return part.sum() / whole.sum().clamp_min(1)
+
+
+def _a_number(value: Any, *_: Any) -> Finding:
+    return None if isinstance(value, (int, float, Tensor)) else close(value, 0.0, "the mean IoU")
+
+
+_IOU = Examiner(
+    mean_iou, _maps, name="the mean IoU of the classes 0, 1, 2", further=_other_maps,
+    properties=(_a_number,),
+    idea="Each class counts the same: intersection over union per class, then the mean.",
+    mistakes={
+        "this is the share of pixels that are named rightly: large classes count most. Take "
+        "intersection over union per class.": lambda a, b, _: (a == b).float().mean(),
+        "this divides by the pixels that the mask gives to a class: its recall, which forgives a "
+        "region that is too large. Take intersection over union per class.":
+            each_class(lambda a, b: share(a & b, b)),
+        "this divides by the pixels that are predicted to be of a class: its precision, which "
+        "forgives a region that is too small. Take intersection over union per class.":
+            each_class(lambda a, b: share(a & b, a)),
+        "this is the Dice score, twice the intersection over the sum of both regions. Take "
+        "intersection over union per class.": each_class(
+            lambda a, b: 2 * (a & b).sum() / (a.sum() + b.sum()).clamp_min(1)),
+        "this divides all intersections by all unions: large classes count most. Take intersection "
+        "over union per class, then the mean.":
+            lambda a, b, _: (a == b).sum() / (2 * b.numel() - (a == b).sum()),
+    })
 
 
 # --- 8.2 one step of DAG ------------------------------------------------------------------------
@@ -82,41 +120,65 @@ def dag_step(model, x_t, x, mask, eps, step_size):
     return project_box(x_t + step_size * gradient / largest, x, eps, "linf")
 
 
-def _step(fn: Function) -> Finding:
-    p = dense_problem()
-    first, said = run(fn, p.model, p.x, p.x, p.mask, EPS, STEP)
-    if said or (said := image_like(first, p.x) or finite(first)):
-        return said
-    if torch.equal(first, p.x):
+def slope(
+    model: nn.Module, x: Tensor, labels: Tensor, counts: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The gradient of the margins to `labels`, of the pixels whose present names count."""
+    x_free = x.clone().requires_grad_()
+    logits = model(x_free)
+    margins = margin(logits, labels) * counts(logits.argmax(1))
+    return torch.autograd.grad(margins.sum(), x_free)[0]
+
+
+def unit(gradient: Tensor) -> Tensor:
+    return gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+
+
+def stepping(
+    scaled: Callable[[Tensor], Tensor] = unit,
+    counts: Callable[[Tensor], Callable[[Tensor], Tensor]] = lambda mask: mask.eq,
+    at: Callable[[Tensor, Tensor], Tensor] = lambda x_t, x: x_t,
+) -> Function:
+    """A step of DAG: how its gradient is scaled, which pixels count for it, and where it is."""
+    return lambda model, x_t, x, mask, eps, step_size: project_box(
+        x_t + step_size * scaled(slope(model, at(x_t, x), mask, counts(mask))), x, eps, "linf")
+
+
+def _steps() -> list[tuple[Any, ...]]:
+    """The first step, and one from the border of the ball, where it needs the projection."""
+    model, x, mask, _ = dense_problem()
+    far = (x + EPS * (x < 0.5)).clamp(0, 1)
+    return [(model, x, x, mask, EPS, STEP), (model, far, x, mask, EPS, 5 * STEP)]
+
+
+def _allowed(
+    x_new: Any, model: nn.Module, x_t: Tensor, x: Tensor, mask: Tensor, eps: float, step_size: float
+) -> Finding:
+    finding = image_like(x_new, x) or finite(x_new)
+    if not finding and torch.equal(x_new, x_t):
         return "your function returns the images unchanged: nothing was attacked."
-    # From the border of the ball, where a step without a projection leaves it.
-    far = (p.x + EPS * (p.x < 0.5)).clamp(0, 1)
-    second = fn(p.model, far, p.x, p.mask, EPS, 5 * STEP)
-    every, opposite = (
-        _moved(p, sign, everywhere) for sign, everywhere in ((1, True), (-1, False)))
-    if torch.allclose(first, opposite, atol=1e-6):
-        return "your step goes downhill: the margins of the pixels that are left have to rise."
-    if torch.allclose(first, every, atol=1e-6):
-        return ("your step still works for pixels that have lost their name: multiply the margins "
-                "with `left`, so that only those with the right name count.")
-    return (
-        in_box(second) or in_ball(second, p.x, EPS, idea="Project onto the ball around x, not x_t.")
-        or close(first, dag_step(p.model, p.x, p.x, p.mask, EPS, STEP), "the image after one step",
-                 "Divide the gradient of each image by its own largest entry, then take step_size "
-                 "times that.")
-        or close(second, dag_step(p.model, far, p.x, p.mask, EPS, 5 * STEP),
-                 "the image after a step from within the ball",
-                 "The gradient is that at x_t; the ball lies around x.")
-    )
+    return (finding or in_box(x_new)
+            or in_ball(x_new, x, eps, idea="Project onto the ball around x, not x_t."))
 
 
-def _moved(p: Dense, sign: int, everywhere: bool) -> Tensor:
-    x_free = p.x.clone().requires_grad_()
-    logits = p.model(x_free)
-    left = everywhere | (logits.argmax(1) == p.mask)
-    (gradient,) = torch.autograd.grad((margin(logits, p.mask) * left).sum(), x_free)
-    largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-    return project_box(p.x + sign * STEP * gradient / largest, p.x, EPS, "linf")
+_DAG = Examiner(
+    dag_step, _steps, properties=(_allowed,), name="the image after one step",
+    idea="Divide the gradient of each image by its own largest entry, then take step_size times "
+         "that. The gradient is that at x_t; the ball lies around x.",
+    mistakes={
+        "your step goes downhill: the margins of the pixels that are left have to rise.":
+            stepping(lambda gradient: -unit(gradient)),
+        "your step still works for pixels that have lost their name: multiply the margins with "
+        "`left`, so that only those with the right name count.":
+            stepping(counts=lambda mask: torch.ones_like),
+        "this is the sign of the gradient: each pixel moves by the whole step. Divide the gradient "
+        "of each image by its own largest entry.": stepping(torch.sign),
+        "all images are divided by the largest entry of the batch. Divide the gradient of each "
+        "image by its own largest entry.":
+            stepping(lambda gradient: gradient / gradient.abs().max()),
+        "the gradient is taken at the clean image. From the second step on it is another one: the "
+        "gradient is that at x_t.": stepping(at=lambda x_t, x: x),
+    })
 
 
 # --- 8.3 towards a map --------------------------------------------------------------------------
@@ -130,28 +192,22 @@ def towards(model, x_t, mask, target):
     return torch.autograd.grad((margins * left).sum(), x_free)[0]
 
 
-def _towards(fn: Function) -> Finding:
-    p = dense_problem()
-    gradient, said = run(fn, p.model, p.x, p.mask, p.target)
-    if said or (said := image_like(gradient, p.x, "gradient") or finite(gradient, "gradient")):
-        return said
-    x_free = p.x.clone().requires_grad_()
-    logits = p.model(x_free)
-    margins, everywhere = -margin(logits, p.target), torch.ones_like(p.mask, dtype=torch.bool)
-    for left, words in (
-        (logits.argmax(1) == p.mask, "a pixel that has lost its own name, and has not got that of "
-         "the map, is given up: ask for which pixels the map has not been reached."),
-        (everywhere, "pixels that are already named as the map says still pull: leave them out."),
-        (p.mask != p.target, "what is left depends on what the model says now, not on the maps "
-         "alone."),
-    ):
-        (known,) = torch.autograd.grad((margins * left).sum(), x_free, retain_graph=True)
-        if torch.allclose(gradient, known, atol=1e-6):
-            return words
-    expected = dense_gradient(p.model, p.x, p.mask, p.target)[0]
-    if torch.allclose(gradient, -expected, atol=1e-6):
-        return "your gradient leads away from the map: the margin of the target has to fall."
-    return close(gradient, expected, "the gradient", "Change nothing but the pixels that count.")
+_TOWARDS = Examiner(
+    towards, lambda: [dense_problem()], name="the gradient",
+    idea="Change nothing but the pixels that count.",
+    properties=(lambda mine, model, x_t, *_: image_like(mine, x_t, "gradient")
+                or finite(mine, "gradient"),),
+    mistakes={
+        "a pixel that has lost its own name, and has not got that of the map, is given up: ask for "
+        "which pixels the map has not been reached.":
+            lambda model, x_t, mask, target: -slope(model, x_t, target, mask.eq),
+        "pixels that are already named as the map says still pull: leave them out.":
+            lambda model, x_t, mask, target: -slope(model, x_t, target, torch.ones_like),
+        "what is left depends on what the model says now, not on the maps alone.":
+            lambda model, x_t, mask, target: -slope(model, x_t, target, lambda _: mask != target),
+        "your gradient leads away from the map: the margin of the target has to fall.":
+            lambda model, x_t, mask, target: slope(model, x_t, target, target.ne),
+    })
 
 
 # --- 8.4 an added sentence ----------------------------------------------------------------------
@@ -170,8 +226,9 @@ def name_questions() -> list[Item]:
     return [item for item in passages.compose(1500, "test") if item.question.startswith(ASKED)]
 
 
-def share_fooled(fn: Function, items: list[Item]) -> float:
+def _share_fooled(fn: Function) -> float:
     """The share of items whose answer is wrong with the sentence that fn writes at the end."""
+    items = name_questions()
     told = [item.with_sentence(fn(*(item.another[key] for key in ("role", "person", "age",
                                                                   "event"))))
             for item in items]
@@ -179,24 +236,28 @@ def share_fooled(fn: Function, items: list[Item]) -> float:
     return sum(a.answer != item.answer for a, item in zip(answers, items, strict=True)) / len(items)
 
 
-def _added(fn: Function) -> Finding:
-    given = ("sailor", "Anna Costa", "23", "Golden Regatta XIV")
-    sentence, said = run(fn, *given)
-    if said:
-        return said
-    if not isinstance(sentence, str) or not sentence.strip():
-        return f"your function returns {sentence!r}: return a sentence, as text."
-    other, _ = run(fn, "rider", "Rita Vogel", "40", "Royal Derby LI")
-    if given[1] not in sentence or "Rita Vogel" not in other:
-        return ("your sentence does not hold the name in `person`: the reader shall take it for "
-                "the answer.")
-    if given[3] not in sentence:
-        return "your sentence does not hold `event`: say that it was another contest."
-    share = share_fooled(fn, name_questions())
-    if share < 0.5:
-        return (f"the reader now answers {100 * share:.0f} % of the questions wrongly, and half is "
-                "the goal: use the words of the question, and try another order.")
-    return None
+def _names_another(sentence: Any, role: str, person: str, age: str, event: str) -> Finding:
+    text = sentence if isinstance(sentence, str) else ""
+    return first({
+        f"your function returns {sentence!r}: return a sentence, as text.": not text.strip(),
+        "your sentence does not hold the name in `person`: the reader shall take it for the "
+        "answer.": person not in text,
+        "your sentence does not hold `event`: say that it was another contest.": event not in text,
+    })
+
+
+def _fools(fn: Function) -> Finding:
+    fooled = _share_fooled(fn)
+    if fooled >= 0.5:
+        return None
+    return (f"the reader now answers {100 * fooled:.0f} % of the questions wrongly, and half is "
+            "the goal: use the words of the question, and try another order.")
+
+
+_SENTENCE = Examiner(
+    added_sentence, exact=False, properties=(_names_another,), further=_fools,
+    cases=lambda: [("sailor", "Anna Costa", "23", "Golden Regatta XIV"),
+                   ("rider", "Rita Vogel", "40", "Royal Derby LI")])
 
 
 # --- 8.5 a patch for one place only -------------------------------------------------------------
@@ -222,28 +283,27 @@ def _patch(fn: Function) -> Finding:
     def step(seed: int, images: Tensor = x) -> Tensor:
         return fn(model, images, patch.clone(), 1, 0.02, runtime.generator(seed))
 
-    first, said = run(step, 0)
-    if said or (said := image_like(first, patch, "the patch") or finite(first)):
-        return said
-    if torch.equal(first, patch):
-        return "your function returns the patch unchanged: nothing was learned."
-    if torch.equal(first, step(1)) and torch.equal(first, step(2)):
-        return ("your step uses the same places whatever the generator draws: such a patch works "
-                "there only. Draw new places with `generator` in each call.")
-    if torch.equal(first, step(0, torch.cat([x[:1]] * len(x)))):
-        return "only the first image counts in your step: take the mean loss over all of them."
-    places = random_places(600, generator=runtime.generator(5))
-    many = x.repeat(50, 1, 1, 1)
-
     def loss(sticker: Tensor) -> float:
+        places = random_places(600, generator=runtime.generator(5))
         with torch.no_grad():
-            return F.cross_entropy(model(paste(many, sticker, places)),
+            return F.cross_entropy(model(paste(x.repeat(50, 1, 1, 1), sticker, places)),
                                    torch.ones(600, dtype=torch.int64)).item()
 
-    moved = torch.stack([step(seed) for seed in range(8)]).mean(0)
-    if loss(moved) >= loss(patch):
-        return "the loss towards the target rises along your step: go down, against the gradient."
-    return in_box(fn(model, x, (patch > 0.5).float(), 1, 0.1, runtime.generator(0)))
+    stepped, finding = run(step, 0)
+    if finding := finding or image_like(stepped, patch, "the patch") or finite(stepped):
+        return finding
+    moved = torch.stack([stepped, *(step(seed) for seed in range(1, 8))])
+    return first({
+        "your function returns the patch unchanged: nothing was learned.":
+            torch.equal(stepped, patch),
+        "your step uses the same places whatever the generator draws: such a patch works there "
+        "only. Draw new places with `generator` in each call.":
+            all(torch.equal(stepped, other) for other in moved[1:3]),
+        "only the first image counts in your step: take the mean loss over all of them.":
+            torch.equal(stepped, step(0, x[:1].repeat(len(x), 1, 1, 1))),
+        "the loss towards the target rises along your step: go down, against the gradient.":
+            loss(moved.mean(0)) >= loss(patch),
+    }) or in_box(fn(model, x, (patch > 0.5).float(), 1, 0.1, runtime.generator(0)))
 
 
 EXERCISES = [
@@ -264,7 +324,7 @@ def iou_score(predicted, mask, classes):
             "Collect intersection / union of each class whose union is not empty, and return the "
             "mean.",
         ),
-        diagnose=_iou,
+        diagnose=_IOU,
         praise="A class of few pixels counts as much as the background.",
     ),
     Exercise(
@@ -288,7 +348,7 @@ def dag_step(model, x_t, x, mask, eps, step_size):
             "`project_box(x_t + step_size * gradient / largest, x, eps, \"linf\")` with `largest` "
             "clamped from below by 1e-12.",
         ),
-        diagnose=_step,
+        diagnose=_DAG,
         praise="One backward pass serves thousands of pixels.",
     ),
     Exercise(
@@ -311,7 +371,7 @@ def towards(model, x_t, mask, target):
             "that have lost their name.",
             "A pixel is left as long as the network's name for it differs from `target`.",
         ),
-        diagnose=_towards,
+        diagnose=_TOWARDS,
         praise="Wrong is not enough for an attack with a target.",
     ),
     Exercise(
@@ -330,7 +390,7 @@ def added_sentence(role, person, age, event):
             "The question says \"the {role} who was {age} in {event}\". Put the name right behind "
             "the role.",
         ),
-        diagnose=_added,
+        diagnose=_SENTENCE,
         praise="Nothing in the passage became false, and the answer went.",
     ),
     Exercise(

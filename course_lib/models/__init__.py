@@ -82,6 +82,8 @@ def load(name: str, device: torch.device | str | None = None) -> nn.Module:
     reader: answers questions on the passages of `course_lib.passages`.
     efficientnet_lite0, 1, 2: 1000 ImageNet classes; made for 224, 240 and 260 pixels, and all
     three accept any size; batch norm is folded into the convolutions.
+    resnet50 and the other classifiers of `torchvision.models`: fetched once; the only networks
+    here that need a connection.
 
     Raises: ValueError for an unknown name; RuntimeError for a missing or damaged weights file,
     with its name and what to do.
@@ -94,7 +96,12 @@ def load(name: str, device: torch.device | str | None = None) -> nn.Module:
     elif name in _SHIPPED:
         model = _shipped(name)
     else:
-        raise ValueError(f"unknown network {name!r}: use one of {', '.join(names())}")
+        from course_lib.models import pretrained  # torchvision takes seconds to import
+
+        if not pretrained.known(name):
+            raise ValueError(f"unknown network {name!r}: use one of {', '.join(names())}, or a "
+                             "classifier of torchvision, such as resnet50")
+        model = pretrained.load(name)
     return model.to(device or runtime.device()).eval()
 
 
