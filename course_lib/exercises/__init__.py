@@ -331,7 +331,7 @@ def _imports(fn: Function, source: str) -> list[str]:
     """Import lines for every global that a function's source mentions."""
     used = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
     lines = []
-    for name in sorted(used & fn.__globals__.keys() - {fn.__name__}):
+    for name in sorted(used & fn.__globals__.keys() - {fn.__name__, *fn.__code__.co_varnames}):
         value = fn.__globals__[name]
         if isinstance(value, types.ModuleType):
             lines.append(f"import {value.__name__}" if value.__name__ == name

@@ -4,8 +4,8 @@ Chain them with `or`: the first finding wins, and later tests may rely on the ea
 
     def diagnose(fn):
         p = problem()
-        x_adv, said = run(fn, p.model, p.x, p.y, 0.1)
-        return (said or image_like(x_adv, p.x) or finite(x_adv) or moved(x_adv, p.x)
+        x_adv, finding = run(fn, p.model, p.x, p.y, 0.1)
+        return (finding or image_like(x_adv, p.x) or finite(x_adv) or moved(x_adv, p.x)
                 or in_ball(x_adv, p.x, 0.1) or in_box(x_adv) or climbs(p.model, p.x, x_adv, p.y))
 """
 
@@ -298,9 +298,9 @@ def attack(
     """
     p = problem()
     labels = p.target if targeted else p.y
-    x_adv, said = run(call, p.model, p.x, labels)
-    if said or (said := image_like(x_adv, p.x) or finite(x_adv) or moved(x_adv, p.x)):
-        return said
+    x_adv, finding = run(call, p.model, p.x, labels)
+    if finding or (finding := image_like(x_adv, p.x) or finite(x_adv) or moved(x_adv, p.x)):
+        return finding
     slope = descends if targeted else climbs
     return (
         slope(p.model, p.x, x_adv, labels)

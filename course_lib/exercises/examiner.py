@@ -85,7 +85,8 @@ class Examiner:
         """Numbers or tensors of any dtype; NaN is the same as NaN."""
         wrong, given = (torch.as_tensor(self.part(result), dtype=torch.float64)
                         for result in (theirs, mine))
-        return torch.allclose(wrong, given, atol=self.atol, rtol=1e-4, equal_nan=True)
+        return wrong.shape == given.shape and torch.allclose(
+            wrong, given, atol=self.atol, rtol=1e-4, equal_nan=True)
 
     def _alone(self, fn: Callable[..., Any], case: Sequence[Any]) -> Finding:
         """`per_image` for a case that holds more than images."""

@@ -123,8 +123,8 @@ def _orders_the_sure(fn: Callable[..., Tensor]) -> Finding:
     sure = fn(certain.clone(), torch.full((4,), 2))
     ((logits, y),) = _logits()
     mine = fn(logits.clone(), y.clone())
-    if said := finite(torch.cat([mine, sure]), what="cost"):
-        return said + " A softmax that says exactly 1 leaves 1 - p = 0: stay with the logits."
+    if finding := finite(torch.cat([mine, sure]), what="cost"):
+        return finding + " A softmax that says exactly 1 leaves 1 - p = 0: stay with the logits."
     if not bool((sure.diff() > 0).all()):
         return ("for y ahead by 20, 30, 40 and 60 logits your cost is "
                 f"{[round(v, 4) for v in sure.tolist()]}: it goes flat where the network is sure. "
