@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ class Row:
 
     knowledge: what the attacker has, such as "white box". queries, gradients: images sent through
     the network forwards and backwards, for each attacked image. success: share of the images
-    named correctly that are fooled. size: median of their perturbations in `norm`.
+    named correctly that are fooled. size: median of their perturbations in `norm`; None for none.
     """
 
     attack: str
@@ -30,7 +29,7 @@ class Row:
     gradients: float
     seconds: float
     success: float
-    size: float
+    size: float | None
     images: int
 
 
@@ -79,7 +78,7 @@ def measure(
     broken = fooled(model, x_adv, y)
     sizes = lp_norm(x_adv - x, norm)[broken]
     return Row(name, norm, knowledge, counting.queries / len(x), counting.gradients / len(x),
-               clock.seconds, share(broken), sizes.median().item() if len(sizes) else math.nan,
+               clock.seconds, share(broken), sizes.median().item() if len(sizes) else None,
                len(x))
 
 
@@ -93,6 +92,7 @@ def lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                "success", "median size"]
     return columns, [
         [row.attack, WRITTEN[row.norm], row.knowledge, f"{row.queries:.3g}", f"{row.gradients:.3g}",
-         f"{row.seconds:.1f}", f"{100 * row.success:.0f} %", f"{row.size:.3g}"]
+         f"{row.seconds:.1f}", f"{100 * row.success:.0f} %",
+         "–" if row.size is None else f"{row.size:.3g}"]
         for row in rows
     ]

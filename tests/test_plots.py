@@ -242,7 +242,7 @@ def test_square_panels_have_names_and_one_scale():
     assert [first.get_title(), second.get_title()] == ["standard", "robust"]
     assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
     assert hatched(fig) == 5
-    assert {"label 0", "label 1", "border", "square beyond it"} <= set(texts(fig).split("\n"))
+    assert {"label 0", "label 1", "border", "part beyond it"} <= set(texts(fig).split("\n"))
 
 
 def test_square_panels_keep_titles_and_legend_apart():

@@ -113,8 +113,8 @@ def draw_ball(
 
 
 def _plane(axis: Axes, reach: float) -> None:
-    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$x_1$",
-             ylabel="$x_2$", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$r_1$",
+             ylabel="$r_2$", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
 
 
 def _p(p: float) -> str:

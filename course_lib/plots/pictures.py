@@ -54,7 +54,7 @@ def percent(share: float) -> str:
     """
     if 0 < share < 0.005:
         return "< 1 %"
-    return "> 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+    return "> 99 %" if share >= 0.995 else f"{100 * share:.0f} %"
 
 
 def images(

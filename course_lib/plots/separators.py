@@ -165,7 +165,7 @@ def _squares_legend() -> tuple[list[Artist], list[str]]:
     border = Line2D([], [], color=BLACK, linestyle="-", marker="",
                     linewidth=1.6 * plt.rcParams["lines.linewidth"])
     return ([*points, border, Rectangle((0, 0), 1, 1, **_BEYOND)],
-            ["label 0", "label 1", "border", "square beyond it"])
+            ["label 0", "label 1", "border", "part beyond it"])
 
 
 def _check_points(points: Tensor, labels: Tensor, eps: float) -> None:

@@ -31,21 +31,21 @@ class NormBallExplorer:
         self.p = ui.SelectionSlider(
             options=[("∞" if p == math.inf else f"{p:g}", p) for p in _EXPONENTS], value=2,
             description="p", continuous_update=True)
-        self.x1, self.x2 = (
+        self.r1, self.r2 = (
             ui.FloatSlider(value=value, min=-1.5, max=1.5, step=0.05, description=name)
-            for name, value in (("x₁", 1.3), ("x₂", 0.6)))
+            for name, value in (("r₁", 1.3), ("r₂", 0.6)))
         self.show = ui.Dropdown(options=[_NEAREST, _STEEPEST], description="show")
         self.picture, self.caption = ui.Image(format="png"), ui.HTML()
         self.picture.add_class("norm-ball")
-        controls = ui.VBox([self.p, self.x1, self.x2, self.show, self.caption])
+        controls = ui.VBox([self.p, self.r1, self.r2, self.show, self.caption])
         self.box = ui.HBox([self.picture, controls], layout=ui.Layout(flex_flow="row wrap"))
         self.box.add_class("norm-ball-explorer")
-        for control in (self.p, self.x1, self.x2, self.show):
+        for control in (self.p, self.r1, self.r2, self.show):
             control.observe(self._changed, "value")
         self._changed()
 
     def _changed(self, _: object = None) -> None:
-        p, point = self.p.value, (self.x1.value, self.x2.value)
+        p, point = self.p.value, (self.r1.value, self.r2.value)
         along = self.show.value == _STEEPEST
         reached = (plots.steepest if along else plots.nearest)(p, point)
         fig = plots.ball(p, point, reached, arrow=along)
