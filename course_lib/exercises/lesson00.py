@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import Finding, run
 from course_lib.exercises.examiner import first
+from course_lib.exercises.exercise import Exercise
+from course_lib.exercises.source import Function
 
 # --- 0.1 is it an attack? -----------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from course_lib import norms
-from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import (
     Finding,
     close,
@@ -21,6 +20,8 @@ from course_lib.exercises.diagnoses import (
     repeatable,
 )
 from course_lib.exercises.examiner import Examiner, first
+from course_lib.exercises.exercise import Exercise
+from course_lib.exercises.source import Function
 
 # --- 1.1 norms ----------------------------------------------------------------------------------
 

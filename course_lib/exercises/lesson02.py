@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from course_lib.exercises import Exercise
 from course_lib.exercises.diagnoses import (
     Finding,
     close,
@@ -20,6 +19,7 @@ from course_lib.exercises.diagnoses import (
     run,
 )
 from course_lib.exercises.examiner import Examiner, first
+from course_lib.exercises.exercise import Exercise
 
 
 def mutate(parents: Tensor, rate: float, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from course_lib import evaluation
 from course_lib.attacks import fgsm
-from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import (
     Finding,
     attack,
@@ -23,6 +22,8 @@ from course_lib.exercises.diagnoses import (
     run,
 )
 from course_lib.exercises.examiner import Examiner
+from course_lib.exercises.exercise import Exercise
+from course_lib.exercises.source import Function
 from course_lib.gradients import input_gradient
 from course_lib.norms import lp_norm, steepest_direction
 

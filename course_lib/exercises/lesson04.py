@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from course_lib import datasets, evaluation, models
 from course_lib.attacks import pgd
-from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import (
     Finding,
     Watching,
@@ -25,6 +24,8 @@ from course_lib.exercises.diagnoses import (
     run,
 )
 from course_lib.exercises.examiner import Examiner, first
+from course_lib.exercises.exercise import Exercise
+from course_lib.exercises.source import Function
 from course_lib.gradients import input_gradient
 from course_lib.losses import margin
 from course_lib.norms import project_box, uniform_ball

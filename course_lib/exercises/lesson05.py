@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import evaluation
-from course_lib.exercises import Exercise
 from course_lib.exercises.diagnoses import (
     Finding,
     attack,
@@ -17,6 +16,7 @@ from course_lib.exercises.diagnoses import (
     problem,
 )
 from course_lib.exercises.examiner import Examiner
+from course_lib.exercises.exercise import Exercise
 from course_lib.gradients import input_gradient
 from course_lib.norms import project_box
 

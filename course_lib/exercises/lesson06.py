@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.exercises import Exercise
 from course_lib.exercises.diagnoses import Finding, finite, image_like, per_image
 from course_lib.exercises.examiner import Examiner
+from course_lib.exercises.exercise import Exercise
 from course_lib.losses import log_odds, margin
 
 

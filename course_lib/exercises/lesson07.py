@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib.attacks import pgd
-from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import (
     Finding,
     Watching,
@@ -28,6 +27,8 @@ from course_lib.exercises.diagnoses import (
     uses_label,
 )
 from course_lib.exercises.examiner import Examiner, first
+from course_lib.exercises.exercise import Exercise
+from course_lib.exercises.source import Function
 from course_lib.gradients import forward, frozen, input_gradient
 from course_lib.losses import cross_entropy
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from course_lib import models, passages, runtime
 from course_lib.attacks.patch import paste, random_places
-from course_lib.exercises import Exercise, Function
 from course_lib.exercises.diagnoses import Finding, close, finite, image_like, in_ball, in_box, run
 from course_lib.exercises.examiner import Examiner, first
+from course_lib.exercises.exercise import Exercise
+from course_lib.exercises.source import Function
 from course_lib.losses import margin
 from course_lib.norms import project_box
 from course_lib.passages import Item
