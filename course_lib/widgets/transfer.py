@@ -29,8 +29,10 @@ def transfer_bars(models: Mapping[str, nn.Module], images: Images) -> Figure:
     """The first network attacked without momentum and with it, judged by all."""
     first = next(iter(models))
     rates = {f"mu = {mu}": transfer_rates(models, first, images, mu=mu) for mu in (0, 1)}
+    before, after = (max(values[1:]) for values in rates.values())
     return plots.bars([*models], rates, xlabel=f"success in %, {first} attacked",
-                      title="What mu = 1 changes at eps = 0.25")
+                      title=f"The other networks: at most {before:.0f} % fooled with mu = 0, "
+                            f"{after:.0f} % with mu = 1")
 
 
 def transfer_rates(
