@@ -107,7 +107,7 @@ def test_lines_differ_in_grey_without_colour():
 
 def test_names_carry_class_confidence_and_mark():
     prediction = torch.tensor([0, 1]), torch.tensor([0.5, 1.0])
-    assert plots.names(prediction, ["cat", "dog"]) == ["cat\n50 %", "dog\n100 %"]
+    assert plots.names(prediction, ["cat", "dog"]) == ["cat\n50 %", "dog\n> 99 %"]
     assert plots.names(prediction, ["cat", "dog"], torch.tensor([1, 1]))[0] == "✗ cat\n50 %"
 
 
