@@ -32,14 +32,14 @@ class Prediction(NamedTuple):
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits [n, classes] of images [n, channels, rows, columns], in float32, batch by batch.
+    """Logits [n, classes] of images [n, channels, rows, columns], in float32, in parts.
 
     Whatever surrounds the call: no autocast, and none of the shorter numbers that GPUs multiply
     in when they may (TF32).
     Raises: ValueError for a logit that is NaN or infinite: its largest class means nothing.
     """
     with frozen(model), _full_precision(x.device):
-        found = torch.cat([forward(model, part).float() for part in x.split(_batch(x))])
+        found = forward(model, x).float()
     check_finite(found.isfinite())
     return found
 
@@ -106,7 +106,7 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def _batch(x: Tensor) -> int:
-    """How many images to handle at once: 256 digits, 55 photographs of 224 x 224."""
+    """How many images to attack at once: 256 digits, 55 photographs of 224 x 224."""
     return max(1, min(256, 2**23 // max(1, x[:1].numel())))
 
 
