@@ -35,12 +35,13 @@ def fgsm_strip(model: nn.Module, images: Images, levels: Sequence[float]) -> Fig
     x, y = images.x[:1], images.y[:1]
     gradient = input_gradient(model, x, y)
     x_adv = torch.cat([step(x, gradient, level / 255) for level in levels])
-    captions = plots.names(evaluation.predict(model, x_adv), images.classes,
-                           y.expand(len(levels)))
+    said = evaluation.predict(model, x_adv)
+    captions = plots.names(said, images.classes, y.expand(len(levels)))
+    wrong = int((said.labels != y).sum())
     return plots.images(
         x_adv, [f"eps {level:g}/255\n{name}" for level, name in zip(levels, captions, strict=True)],
         title=f"One step away from \"{images.classes[int(y)]}\": "
-              "what the network names as eps grows")
+              f"{wrong} of these {len(levels)} sizes give a wrong name")
 
 
 def step(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
