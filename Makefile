@@ -7,7 +7,7 @@ BIN := .venv/bin
 JUPYTER := $(BIN)/jupyter
 FIRST := $(firstword $(sort $(wildcard notebooks/*.ipynb)))
 # `make lab LESSON=03`, `make store LESSON=03` and so on take that one.
-CHOSEN := $(if $(LESSON),$(wildcard notebooks/$(LESSON)_*.ipynb))
+CHOSEN := $(if $(LESSON),$(or $(wildcard notebooks/$(LESSON)_*.ipynb),$(error no lesson "$(LESSON)": write two digits, as in LESSON=03)))
 # The versions that were tested, unless NEWEST=1 asks for the newest of everything.
 VERSIONS := $(if $(NEWEST),--upgrade --upgrade-strategy eager,--constraint constraints.txt)
 PIP := $(BIN)/python -m pip

@@ -87,7 +87,7 @@ WRONG = {
         (each_class(lambda a, b: (a & b).sum() / (a | b).sum()), "leave it out"),
         (each_class(lambda a, b: 1 - share(a ^ b, a | b)), "leave it out"),
         (_scene_by_scene, "over all scenes together"),
-        (lambda predicted, mask, classes: None, "NoneType"),
+        (lambda predicted, mask, classes: None, "returns nothing"),
     ],
     "8.2": [
         (stepping(lambda gradient: gradient / gradient.abs().amax((1, 2, 3), True)), "NaN"),
@@ -114,7 +114,7 @@ WRONG = {
         (lambda role, person, age, event: f"{person} likes to cook and has a picture of {event}.",
          "another order"),
         (lambda role, person, age, event: [person, "was", age, "in", event], "as text"),
-        (lambda role, person, age, event: None, "as text"),
+        (lambda role, person, age, event: None, "returns nothing"),
     ],
     "8.5": [
         (lambda *given: _by_the_library(*given[:-1], runtime.generator(7)),

@@ -116,15 +116,15 @@ def test_stubs_and_checks_stand_as_the_exercises_say(path):
     lesson = int(path.stem[:2])
     known = {e.id: e for e in exercises.of_lesson(lesson)}
     assert stubs.keys() == known.keys()
-    assert len(known) >= (3 if lesson else 1)  # lesson 00 is the short introduction
+    assert len(known) >= (3 if lesson else 1), "three exercises"  # lesson 00 is short
     text = "\n".join(c.source for c in notebook.cells)
     for id, exercise in known.items():
-        assert exercises.same_code(stubs[id], exercise.stub)
+        assert exercises.same_code(stubs[id], exercise.stub), f"the stub of {id} differs"
         assert f"### Exercise {id} - {exercise.title}" in text
         for line in (f'check("{id}", {exercise.name})', f'# hint("{id}")', f'# solution("{id}")'):
             assert re.search(rf"^{re.escape(line)}", text, re.MULTILINE), line
     efforts = re.findall(r"Difficulty \d/5, importance \d/5, about \d+ minutes", text)
-    assert len(efforts) == len(known)
+    assert len(efforts) == len(known), "below each heading: Difficulty 2/5, importance …"
     assert len(checks(notebook)) == len(known)
 
 
@@ -211,8 +211,9 @@ def test_answers_stand_in_no_notebook(path):
     assert verdicts(notebook) == []
     sources = "\n".join(cell.source for cell in code(notebook))
     for id in predictions:
-        assert sources.index(f'predict("{id}")') < sources.index(f'reveal("{id}"')
-    assert f"\nquiz({int(path.stem[:2])})" in sources
+        asked, told_at = (sources.find(f'{word}("{id}"') for word in ("predict", "reveal"))
+        assert 0 <= asked < told_at, f'predict("{id}") and, below it, reveal("{id}", ...)'
+    assert f"\nquiz({int(path.stem[:2])})" in sources, "a cell with the quiz is missing"
     assert len(re.findall(r"^(?:predict|reveal)\(", sources, re.MULTILINE)) >= 2 * len(predictions)
 
 

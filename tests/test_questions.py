@@ -130,7 +130,7 @@ def test_an_answer_that_is_no_option_is_refused():
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_every_question_is_complete(lesson):
     predictions, quiz = questions.of_lesson(lesson)
-    assert len(predictions) >= 3 and len(quiz) >= 3
+    assert len(predictions) >= 3 and len(quiz) >= 3, "three predictions, three quiz questions"
     for id, question in predictions.items():
         assert re.fullmatch(rf"{lesson}\.[a-z]", id)
         assert len(question.options) >= 3

@@ -61,6 +61,8 @@ class Examiner:
         cases, results = self.cases(), []
         for case in cases:
             result, finding = run(fn, *case)
+            if result is None:
+                return finding or "your function returns nothing. Is the return line missing?"
             for rule in self.properties:
                 finding = finding or rule(result, *case)
             if finding:
