@@ -232,7 +232,7 @@ _REPAIRED = Examiner(
     mistakes={
         "this is I-FGSM: the momentum has no effect. Is g made anew in every step, or the sign "
         "taken of the last gradient only?": iterated(lambda g, d: d),
-        "the sign is still taken before the sum: each pixel casts one vote a step, however small "
+        "the sign is still taken before the sum: each pixel casts one vote per step, however small "
         "its gradient. Accumulate the normalised gradient itself.":
             iterated(lambda g, d: g + d.sign()),
         "the gradient is added undivided, so that steep places outvote the others: divide it by "

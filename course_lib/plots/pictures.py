@@ -91,7 +91,8 @@ def boxes(
                 colour = color_sequences["tab10"][label - 1]
                 axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False,
                                          edgecolor=colour, linewidth=2))
-                axis.text(left, top, f"{label - 1}: {percent(score)}", color="white",
+                axis.text(max(left, 0), max(top, 5),  # inside the picture
+                          f"{label - 1}: {percent(score)}", color="white",
                           fontsize="x-small", va="bottom", clip_on=True,
                           bbox={"facecolor": colour, "edgecolor": "none", "pad": 1})
     return fig
