@@ -251,4 +251,5 @@ from course_lib.questions import predict, reveal
         page.keyboard.press("Space")
         tab_to(page, ".course-prediction button")
         page.keyboard.press("Enter")
-        page.get_by_text("Measured: 7.").wait_for(timeout=MINUTES)
+        # In the output: the source of the cell says it too.
+        page.locator(".course-reveal", has_text="Measured: 7.").wait_for(timeout=MINUTES)
