@@ -24,6 +24,7 @@ from course_lib.training import initialise, save
 NAME = "reader"
 TESTED = 1000  # passages of the card
 LONGEST = 3  # words of an answer
+LARGE = "distilbert/distilbert-base-cased-distilled-squad"
 _BLIND = 0.5  # the share of training passages in which no word is marked as one of the question
 _LR = 3e-3
 
@@ -99,6 +100,33 @@ def read(model: nn.Module, items: Sequence[Item]) -> list[Reading]:
         last = first + int(end[first:first + LONGEST].argmax())
         found.append(Reading(text, start.softmax(0)[:len(text)], " ".join(text[first:last + 1])))
     return found
+
+
+def answers_of_transformers(items: Sequence[Item], name: str = LARGE) -> list[str]:
+    """The answers of a large reader, for whoever has the package transformers.
+
+    name: a network for question answering, from the Hugging Face Hub or a folder; the default was
+    trained on SQuAD (Rajpurkar et al. 2016). It is fetched once, about 260 MB, as safetensors.
+
+    Raises: ImportError that says what to install; OSError where the network cannot be fetched.
+    Lesson: 08.
+    """
+    try:
+        from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+    except ImportError as error:
+        raise ImportError("a large reader needs a package: pip install transformers") from error
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForQuestionAnswering.from_pretrained(name, use_safetensors=True).eval()
+    answers = []
+    for item in items:
+        tokens = tokenizer(item.question, item.passage, return_tensors="pt")
+        with torch.no_grad():
+            out = model(**tokens)
+        first = int(out.start_logits[0].argmax())
+        last = first + int(out.end_logits[0, first:].argmax())
+        answers.append(tokenizer.decode(tokens["input_ids"][0, first:last + 1],
+                                        skip_special_tokens=True))
+    return answers
 
 
 def share_right(model: nn.Module, items: Sequence[Item]) -> float:

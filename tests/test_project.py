@@ -127,7 +127,8 @@ def test_make_constraints_checks_that_the_versions_fit_together_first():
 
 def test_every_import_is_a_declared_dependency():
     declared = {_name(r) for r in PROJECT["dependencies"]}
-    extra = {"site.py": {"sphinx"}}  # of the extra of this name, imported when it is called
+    # Imported when they are called: of the extra of this name, and what only some users have.
+    extra = {"site.py": {"sphinx"}, "reading.py": {"transformers"}}
     # Modules whose package has another name, and what comes with the packages named.
     known = {"pil": "pillow", "ipython": "jupyterlab", "nbformat": "nbconvert",
              "nbclient": "nbconvert", "cycler": "matplotlib", "skimage": "scikit-image",

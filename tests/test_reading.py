@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,3 +109,40 @@ def test_the_reader_that_ships_answers_as_its_card_says_and_falls_for_an_added_s
     assert found == pytest.approx(said, abs=0.5)
     assert said["no sentence"] >= 70 and said["at the end"] <= said["no sentence"] / 2
     assert (models.WEIGHTS / "reader.safetensors").stat().st_size < 1e6
+
+
+class Words:
+    """A tokenizer of transformers: its tokens are the words of question and passage."""
+
+    def __call__(self, question, passage, return_tensors):
+        self.words = [*question.split(), *passage.split()]
+        return {"input_ids": torch.arange(len(self.words))[None]}
+
+    def decode(self, ids, skip_special_tokens):
+        return " ".join(self.words[i] for i in ids)
+
+
+def test_a_large_reader_answers_from_the_best_start_to_the_best_end_behind_it(monkeypatch):
+    class Network:
+        def eval(self):
+            return self
+
+        def __call__(self, input_ids):
+            start, end = torch.zeros(2, 1, input_ids.shape[1])
+            start[0, 3], end[0, 0], end[0, 4] = 1, 9, 1  # an end before the start does not count
+            return SimpleNamespace(start_logits=start, end_logits=end)
+
+    asked = []
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(
+        AutoTokenizer=SimpleNamespace(from_pretrained=lambda name: Words()),
+        AutoModelForQuestionAnswering=SimpleNamespace(
+            from_pretrained=lambda name, **options: asked.append((name, options)) or Network())))
+    item = Item(("Then Ann Lee won.",), "Who won?", "Ann Lee")
+    assert reading.answers_of_transformers([item, item], "large") == ["Ann Lee"] * 2
+    assert asked == [("large", {"use_safetensors": True})]  # no pickle
+
+
+def test_without_transformers_a_large_reader_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match="pip install transformers"):
+        reading.answers_of_transformers([])
