@@ -168,12 +168,12 @@ def test_lesson_03_as_a_student_meets_it(lab):
         assert reveals.count() == len(predictions) and told(page, predictions, quiz) == []
         # 3.a is guessed wrong, and its reveal tells all.
         box = page.locator(".course-prediction").first
-        box.get_by_role("radio").nth(1).check()
+        box.get_by_role("radio").nth(0).check()
         box.get_by_role("button", name="Lock my guess").click()
-        answer = page.locator(".course-reveal").filter(has_text="A is right, none. You guessed B.")
+        answer = page.locator(".course-reveal").filter(has_text="B is right, about half")
         answer.wait_for(timeout=MINUTES)
         text = answer.inner_text()
-        assert "Measured: 0 by random signs, 18 by FGSM." in text
+        assert "Measured: 12 by random signs of 64/255, 0 by those of 2/255" in text
         assert all(why in text for why in predictions["3.a"].why.values())
         assert len(told(page, predictions, quiz)) == len(predictions["3.a"].why)
         move(page, "fgsm")

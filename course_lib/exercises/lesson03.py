@@ -320,7 +320,7 @@ def fgsm_l2(model, x, y, eps):
             "Lesson 01: among all arrows of Euclidean length 1, which one gains most against a "
             "gradient $g$?",
             "$g / \\|g\\|_2$, and each image has its own length: `lp_norm(gradient, 2)` gives one "
-            "number an image, `.view(-1, 1, 1, 1)` makes it fit. What if a gradient is zero?",
+            "number per image, `.view(-1, 1, 1, 1)` makes it fit. What if a gradient is zero?",
             "`length = lp_norm(gradient, 2).clamp_min(1e-30).view(-1, 1, 1, 1)`, then "
             "`x + eps * gradient / length`, then the box.",
         ),
