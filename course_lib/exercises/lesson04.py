@@ -215,8 +215,8 @@ def _best_of_restarts(fn: Function) -> Finding:
 class Shield(nn.Module):
     """A "defence" that is none: 100 times the logits, so the softmax saturates.
 
-    The predictions stay as they are. But the softmax becomes exactly 1 for the label in float32,
-    and the gradient of the cross-entropy, softmax - 1, exactly 0.
+    The predictions stay as they are. But in float32 the softmax becomes exactly 1 for the label and
+    exactly 0 for all others, and so the gradient of the cross-entropy, softmax - one-hot, is 0.
     """
 
     def __init__(self, model: nn.Module) -> None:
