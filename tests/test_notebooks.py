@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import os
 import re
+import symtable
 import time
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
@@ -131,6 +133,26 @@ def test_stubs_and_checks_stand_as_the_exercises_say(path):
     efforts = re.findall(r"Difficulty \d/5, importance \d/5, about \d+ minutes", text)
     assert len(efforts) == len(known), "below each heading: Difficulty 2/5, importance …"
     assert len(checks(notebook)) == len(known)
+
+
+def names(source: str) -> tuple[set[str], set[str]]:
+    """What a cell reads and does not set, and what it sets."""
+    scopes = [symtable.symtable(TransformerManager().transform_cell(source), "cell", "exec")]
+    sets = {s.get_name() for s in scopes[0].get_symbols() if s.is_assigned() or s.is_imported()}
+    reads = {s.get_name() for s in scopes[0].get_symbols() if s.is_referenced()}
+    for scope in scopes:  # grows by the functions and comprehensions inside
+        scopes += scope.get_children()
+        reads |= {s.get_name() for s in scope.get_symbols() if s.is_global() and s.is_referenced()}
+    return reads - sets, sets
+
+
+@each_lesson
+def test_every_cell_can_be_run_again_after_those_below(path):
+    cells = [(c.id, *names(c.source)) for c in code(read(path))]
+    for i, (id, reads, _) in enumerate(cells):
+        above, below = ({name for *_, sets in part for name in sets}
+                        for part in (cells[:i], cells[i + 1:]))
+        assert reads & above & below == set(), f"what cell {id} reads is set anew further down"
 
 
 @each_lesson

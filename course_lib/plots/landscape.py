@@ -106,7 +106,7 @@ def loss_landscape(
                      xlabel="$l_2$ distance along the one step of FGSM",
                      ylabel="$l_2$ distance across it")
     axis = fig.axes[0]
-    fig.axes[1].set_ylabel("margin: best wrong logit minus right one")
+    fig.axes[1].set_ylabel("margin: best wrong - right logit")
     lines: tuple[tuple[str, Tensor, float, str, Any], ...] = (
         ("border", grid[0], 0.0, BLACK, "-"), ("eps-ball", grid[1], eps, "white", "--"))
     for _, values, level, colour, style in lines:

@@ -67,8 +67,7 @@ class PgdExplorer:
         self.alpha = ui.SelectionSlider(
             options=[("eps" if k == 1 else f"eps/{k}", eps / k) for k in _SLOWER], value=eps / 8,
             description="alpha", continuous_update=True, style=WIDE)
-        self.random = ui.Checkbox(value=False, description="start at a random point of the ball",
-                                  style=WIDE)
+        self.random = ui.Checkbox(value=False, description="random start", style=WIDE)
         self.t = ui.IntSlider(value=0, min=0, max=steps, description="step t", style=WIDE,
                               continuous_update=True)
         self.plane, self.adversarial = ui.Image(format="png"), ui.Image(format="png")
