@@ -170,10 +170,12 @@ def test_lesson_03_as_a_student_meets_it(lab):
         box = page.locator(".course-prediction").first
         box.get_by_role("radio").nth(0).check()
         box.get_by_role("button", name="Lock my guess").click()
-        answer = page.locator(".course-reveal").filter(has_text="B is right, about half")
+        answer = page.locator(".course-reveal").filter(
+            has_text="B is right, about half of them (5 to 15). You guessed A.")
         answer.wait_for(timeout=MINUTES)
         text = answer.inner_text()
-        assert "Measured: 12 by random signs of 64/255, 0 by those of 2/255" in text
+        assert ("Measured: 12 by random signs of 64/255, 0 by those of 2/255, and 18 by FGSM at "
+                "2/255.") in text
         assert all(why in text for why in predictions["3.a"].why.values())
         assert len(told(page, predictions, quiz)) == len(predictions["3.a"].why)
         move(page, "fgsm")
