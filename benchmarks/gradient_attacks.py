@@ -131,7 +131,10 @@ class Passes:
 
 @contextmanager
 def counted(model: nn.Module, passes: Passes) -> Iterator[None]:
-    """Add to `passes` every image that passes the model while the block runs."""
+    """Add to `passes` every image that passes the model while the block runs.
+
+    The last layer is watched, as a hook on the model makes `windows` compute whole images.
+    """
 
     def returned(gradient: Tensor) -> None:
         passes.backward += len(gradient)
@@ -141,7 +144,7 @@ def counted(model: nn.Module, passes: Passes) -> Iterator[None]:
         if logits.requires_grad:
             logits.register_hook(returned)
 
-    hook = model.register_forward_hook(passed)
+    hook = [*model.modules()][-1].register_forward_hook(passed)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ Taught in lesson 06.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,7 +22,9 @@ from course_lib.evolution import (
 )
 from course_lib.gradients import check_finite, check_images, check_outputs, frozen, in_parts
 from course_lib.kernels import paint
+from course_lib.kernels.pixels import place_and_colour
 from course_lib.losses import is_adversarial, log_odds
+from course_lib.windows import OnePixelPasses
 
 # Candidates go through the model in batches of about so many image entries.
 _BATCH_ENTRIES = 2**20
@@ -124,10 +127,16 @@ def _objective(
     sizes, and a result shall not depend on an image's companions.
     """
 
+    near = OnePixelPasses(model, x[:1])
+
+    @functools.cache
+    def passes(i: int) -> Callable[[Tensor], Tensor]:
+        return _passes(model, x[i:i + 1], near)
+
     def judge(genes: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
         label = y[i].expand(len(genes))
         wanted = None if target is None else target[i].expand(len(genes))
-        logits = _candidate_logits(model, x[i], genes)
+        logits = passes(i)(genes)
         cost = log_odds(logits, label) if wanted is None else -log_odds(logits, wanted)
         solved = is_adversarial(logits, label, wanted)
         if stop == "paper":
@@ -143,13 +152,23 @@ def _objective(
     return objective
 
 
-def _candidate_logits(model: nn.Module, image: Tensor, genes: Tensor) -> Tensor:
-    """Logits [m, classes] of m candidates, genes [m, G], for one image."""
-    def painted(part: Tensor) -> tuple[Tensor]:
-        return (model(paint(image.expand(len(part), -1, -1, -1), part)).float(),)
+def _passes(
+    model: nn.Module, image: Tensor, near: OnePixelPasses
+) -> Callable[[Tensor], Tensor]:
+    """From the genes [m, G] of candidates for one image [1, ...] to their logits [m, classes].
+
+    Where one pixel changes, a CPU computes only what it reaches; see `course_lib.windows`.
+    """
+    channels, rows, columns = image.shape[1:]
+    changed = near.of(image)
+
+    def logits(genes: Tensor) -> tuple[Tensor]:
+        if genes.shape[1] == 2 + channels and not image.is_cuda:
+            return (changed(*place_and_colour(genes, rows, columns)).float(),)
+        return (model(paint(image.expand(len(genes), -1, -1, -1), genes)).float(),)
 
     batch = max(1, _BATCH_ENTRIES // image.numel())
-    return torch.cat([in_parts(painted, part)[0] for part in genes.split(batch)])
+    return lambda genes: torch.cat([in_parts(logits, part)[0] for part in genes.split(batch)])
 
 
 def corner_genes(x: Tensor) -> Tensor:

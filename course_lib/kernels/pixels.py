@@ -38,10 +38,20 @@ def paint(x: Tensor, genes: Tensor) -> Tensor:
         return _painted(x, genes.contiguous())
     result, image = x.clone(), torch.arange(n, device=x.device)
     for pixel in genes.unbind(1):
-        column = pixel[:, 0].long().clamp(0, columns - 1)
-        row = pixel[:, 1].long().clamp(0, rows - 1)
-        result[image, :, row, column] = (pixel[:, 2:].clamp(0, 1) * 255).round() / 255
+        place, colour = place_and_colour(pixel, rows, columns)
+        result[image, :, place // columns, place % columns] = colour
     return result
+
+
+def place_and_colour(pixel: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """A pixel's place row * columns + column [m] and colour [m, channels], of its genes.
+
+    >>> place_and_colour(torch.tensor([[2.9, 1.0, 1.0]]), 2, 3)
+    (tensor([5]), tensor([[1.]]))
+    """
+    column = pixel[:, 0].long().clamp(0, columns - 1)
+    row = pixel[:, 1].long().clamp(0, rows - 1)
+    return row * columns + column, (pixel[:, 2:].clamp(0, 1) * 255).round() / 255
 
 
 def _painted(x: Tensor, genes: Tensor) -> Tensor:
