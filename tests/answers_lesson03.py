@@ -118,6 +118,12 @@ def _only_the_right_ones_attacked(model, x, y, eps):
     return 1 - evaluation.accuracy(model, x_adv, y)
 
 
+def _saved_inside_the_ball(model, x, y, eps):
+    right = ~evaluation.fooled(model, x, y)
+    saved = evaluation.eight_bits(fgsm(model, x, y, eps=eps), x)
+    return evaluation.fooled(model, saved, y)[right].double().mean()
+
+
 def _as_bytes(model, x, y, eps):
     right = ~evaluation.fooled(model, x, y)
     levels = fgsm(model, x, y, eps=eps).mul(255).add(0.5).to(torch.uint8)
@@ -178,5 +184,5 @@ RIGHT = {
             stepped(lambda g: F.normalize(g.flatten(1), dim=1).view_as(g)),
             stepped(lambda g: g / g.flatten(1).norm(dim=1).add(1e-20).view(-1, 1, 1, 1))],
     "3.4": [lambda model, x, y, eps: fgsm(model, x, y, eps=eps), _pixel_by_pixel],
-    "3.5": [_only_the_right_ones_attacked, _as_bytes],
+    "3.5": [_only_the_right_ones_attacked, _as_bytes, _saved_inside_the_ball],
 }

@@ -118,9 +118,9 @@ def run_all(page) -> None:
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
 
-# Controls that a screen reader could not name. Of sliders it reads the value alone: ipywidgets
-# gives their handles no name, and a notebook cannot.
-NAMELESS = """() => [...document.querySelectorAll('[class*=-explorer] :is(input, select, button)')]
+# Controls that a screen reader could not name.
+NAMELESS = """() => [...document.querySelectorAll(
+    '[class*=-explorer] :is(input, select, button, .noUi-handle)')]
   .filter(e => !(e.ariaLabel || e.title || e.getAttribute('aria-labelledby') || e.labels?.length
                  || e.innerText))
   .map(e => e.outerHTML)"""
@@ -204,6 +204,7 @@ def test_every_explorer_answers_its_slider(written):
         page.keyboard.press("Control+Enter")
         page.locator(".broken-explorer").wait_for(state="attached", timeout=2 * MINUTES)
         assert page.evaluate(NAMELESS) == []
+        expect(page.get_by_role("slider", name="generation").first).to_be_attached()
         for name in NAMES:
             move(page, name)
         with pytest.raises(Late):

@@ -236,9 +236,22 @@ def test_with_many_classes_less_than_five_percent_can_lead():
 def test_queries_are_counted():
     model = Counting(MODEL)
     found = search(model, X, Y, population=12, generations=6, generator=generator())
-    # The clean images go through the model to check its logits; nothing is learnt from them.
-    assert sum(model.sizes) - len(X) == found.evaluations.sum()
     assert (found.evaluations[~found.solved] == 12 * 7).all()
+    # The clean images go through the model to check its logits; nothing is learnt from them. Two
+    # queries were repetitions.
+    assert sum(model.sizes) - len(X) == found.evaluations.sum() - 2
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_candidates_that_paint_the_same_share_a_pass(pixels):
+    model = Counting(convolutional(channels=1))
+    x = images(1, (1, 3, 3))
+    search(model, x, labels(model, x), pixels=pixels, population=200, generations=5,
+           strategy="best1", stop="paper", generator=generator())
+    passes = model.seen[2:]
+    assert sum(map(len, passes)) < 0.8 * 200 * len(passes)
+    # Of two pixels, the same ones in another order count as another candidate.
+    assert pixels == 2 or all(len(batch.unique(dim=0)) == len(batch) for batch in passes)
 
 
 @pytest.mark.parametrize("chosen", [[0], [4], [3, 1]])

@@ -145,15 +145,14 @@ def best_pair(u: Tensor, v: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
 
 def _undominated(u: Tensor, v: Tensor) -> Tensor:
     """The entries that at most one other beats in u and v; rows padded with others. [n, few]"""
-    # Order by u, ties by v: a stable sort by v first, then by u.
-    order = v.argsort(dim=1, descending=True, stable=True)
-    order = order.gather(1, u.gather(1, order).argsort(dim=1, descending=True, stable=True))
+    # Where entries have the same u, a few more may be kept than need be.
+    order = u.argsort(dim=1, descending=True, stable=True)
     v = v.gather(1, order)
     second = _before(torch.minimum(v, _before(v.cummax(1).values)).cummax(1).values)
     kept = v > second
     count = max(int(kept.sum(1).max()), min(2, v.shape[1]))
     # The kept ones first; the padding can do no harm, it is made of real entries.
-    return order.gather(1, kept.int().argsort(dim=1, descending=True, stable=True)[:, :count])
+    return order.gather(1, kept.int().topk(count).indices.sort(1).values)
 
 
 def _before(z: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from course_lib.evolution import (
 )
 from course_lib.gradients import check_finite, check_images, check_outputs, frozen, in_parts
 from course_lib.kernels import paint
-from course_lib.kernels.pixels import place_and_colour
+from course_lib.kernels.pixels import rounded
 from course_lib.losses import is_adversarial, log_odds
 from course_lib.windows import OnePixelPasses
 
@@ -78,7 +78,8 @@ def search(
 
     The cost, log(p_y / (1 - p_y)) or for a target log((1 - p_t) / p_t), orders candidates as the
     paper's p_y and 1 - p_t do, see `log_odds`. The start is the paper's: uniform positions,
-    colours from N(128, 127) grey levels. Each candidate is one query: `evaluations` counts them.
+    colours from N(128, 127) grey levels. Each candidate is one query: `evaluations` counts them,
+    also those that repeat another and need no pass of their own.
 
     callback(generation, genes, costs, problems): as in `differential_evolution`; `paint` turns
     genes into images.
@@ -157,18 +158,26 @@ def _passes(
 ) -> Callable[[Tensor], Tensor]:
     """From the genes [m, G] of candidates for one image [1, ...] to their logits [m, classes].
 
-    Where one pixel changes, a CPU computes only what it reaches; see `course_lib.windows`.
+    On a CPU candidates that paint the same pixels share a pass, and of one pixel's changes only
+    what it reaches is computed; see `course_lib.windows`.
     """
-    channels, rows, columns = image.shape[1:]
+    _, channels, _, columns = image.shape
     changed = near.of(image)
 
-    def logits(genes: Tensor) -> tuple[Tensor]:
-        if genes.shape[1] == 2 + channels and not image.is_cuda:
-            return (changed(*place_and_colour(genes, rows, columns)).float(),)
-        return (model(paint(image.expand(len(genes), -1, -1, -1), genes)).float(),)
+    def painted(genes: Tensor) -> tuple[Tensor]:
+        if image.is_cuda or genes.shape[1] > 2 + channels:
+            return (model(paint(image.expand(len(genes), -1, -1, -1), genes)).float(),)
+        place = genes[:, 1] * columns + genes[:, 0]
+        return (changed(place.long(), genes[:, 2:]).float(),)
 
-    batch = max(1, _BATCH_ENTRIES // image.numel())
-    return lambda genes: torch.cat([in_parts(logits, part)[0] for part in genes.split(batch)])
+    def logits(genes: Tensor) -> Tensor:
+        if not image.is_cuda:
+            genes, which = rounded(genes, image.shape).unique(dim=0, return_inverse=True)
+        parts = genes.split(max(1, _BATCH_ENTRIES // image.numel()))
+        found = torch.cat([in_parts(painted, part)[0] for part in parts])
+        return found if image.is_cuda else found[which]
+
+    return logits
 
 
 def corner_genes(x: Tensor) -> Tensor:

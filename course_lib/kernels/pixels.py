@@ -32,26 +32,30 @@ def paint(x: Tensor, genes: Tensor) -> Tensor:
     tensor([[0., 0., 1.],
             [0., 0., 0.]])
     """
-    n, channels, rows, columns = x.shape
-    genes = genes.reshape(n, -1, 2 + channels)
+    n, channels = x.shape[:2]
     if fused(x):
-        return _painted(x, genes.contiguous())
+        return _painted(x, genes.reshape(n, -1, 2 + channels).contiguous())
     result, image = x.clone(), torch.arange(n, device=x.device)
-    for pixel in genes.unbind(1):
-        place, colour = place_and_colour(pixel, rows, columns)
-        result[image, :, place // columns, place % columns] = colour
+    for pixel in rounded(genes, x.shape).view(n, -1, 2 + channels).unbind(1):
+        column, row = pixel[:, :2].long().unbind(1)
+        result[image, :, row, column] = pixel[:, 2:]
     return result
 
 
-def place_and_colour(pixel: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """A pixel's place row * columns + column [m] and colour [m, channels], of its genes.
+def rounded(genes: Tensor, shape: torch.Size) -> Tensor:
+    """Genes [m, pixels * (2 + channels)] as `paint` reads them: whole places, 256 grey levels.
 
-    >>> place_and_colour(torch.tensor([[2.9, 1.0, 1.0]]), 2, 3)
-    (tensor([5]), tensor([[1.]]))
+    shape: of the images [n, channels, rows, columns].
+
+    >>> rounded(torch.tensor([[2.9, -1.0, 1.2]]), torch.Size([1, 1, 2, 3]))
+    tensor([[2., 0., 1.]])
     """
-    column = pixel[:, 0].long().clamp(0, columns - 1)
-    row = pixel[:, 1].long().clamp(0, rows - 1)
-    return row * columns + column, (pixel[:, 2:].clamp(0, 1) * 255).round() / 255
+    _, channels, rows, columns = shape
+    pixels = genes.reshape(len(genes), -1, 2 + channels)
+    last = pixels.new_tensor([columns - 1, rows - 1])
+    place = pixels[..., :2].trunc().clamp(torch.zeros_like(last), last)
+    colour = (pixels[..., 2:].clamp(0, 1) * 255).round() / 255
+    return torch.cat([place, colour], 2).flatten(1)
 
 
 def _painted(x: Tensor, genes: Tensor) -> Tensor:

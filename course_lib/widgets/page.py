@@ -9,7 +9,7 @@ from typing import Protocol
 
 import ipywidgets as ui
 import matplotlib.pyplot as plt
-from IPython.display import display
+from IPython.display import Javascript, display
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -18,6 +18,17 @@ from course_lib import plots, runtime
 from course_lib.datasets import Images
 
 WIDE = {"description_width": "6em"}  # room for the name of a control
+# ipywidgets gives the handle of a slider no name: a screen reader would read its value alone. One
+# watcher a page names every handle that appears by the text before its slider.
+_NAME_HANDLES = Javascript("""
+window.courseHandles ??= new MutationObserver(() => {
+  for (const handle of document.querySelectorAll('.noUi-handle:not([aria-label])')) {
+    const label = handle.closest('.widget-slider')?.querySelector('.widget-label');
+    if (label?.textContent) handle.ariaLabel = label.textContent;
+  }
+});
+window.courseHandles.observe(document.body, {childList: true, subtree: true});
+""")
 
 
 class Explorer(Protocol):
@@ -29,7 +40,7 @@ class Explorer(Protocol):
 def present(live: Callable[[], Explorer], still: Callable[[], Figure]) -> None:
     """Show the explorer where there is a front end, else its still twin."""
     if runtime.live():
-        display(live().box)
+        display(live().box, _NAME_HANDLES)
     else:
         still()
         plt.show()
