@@ -34,7 +34,7 @@ def shown(monkeypatch):
     monkeypatch.setenv("COURSE_WIDGETS", "1")
     displayed: list[ui.Widget] = []
     for module in (widgets.page, widgets.photograph):
-        monkeypatch.setattr(module, "display", displayed.append)
+        monkeypatch.setattr(module, "display", lambda *things: displayed.extend(things))
     return displayed
 
 
@@ -43,8 +43,8 @@ def still(monkeypatch):
     """No front end: nothing may be displayed as a widget."""
     monkeypatch.setenv("COURSE_WIDGETS", "0")
 
-    def refuse(thing):
-        raise AssertionError(f"displayed {thing}")
+    def refuse(*things):
+        raise AssertionError(f"displayed {things}")
 
     monkeypatch.setattr(widgets.page, "display", refuse)
 
@@ -120,7 +120,7 @@ def test_moving_eps_needs_no_new_gradient(problem):
 
 def test_explorer_in_the_browser_can_be_found(shown, problem):
     assert widgets.fgsm_explorer(*problem) is None
-    (box,) = shown
+    box, _ = shown
     assert "fgsm-explorer" in box._dom_classes
     (slider,) = parts(box, ui.FloatSlider)
     assert slider.description == "eps" and slider.continuous_update
@@ -193,7 +193,7 @@ def test_pgd_explorer_computes_only_when_the_path_changes(pgd_explorer, monkeypa
 
 def test_pgd_explorer_in_the_browser_can_be_found(shown, problem):
     assert widgets.pgd_explorer(*problem, eps=0.05) is None
-    (box,) = shown
+    box, _ = shown
     assert "pgd-explorer" in box._dom_classes
     (slider,) = parts(box, ui.IntSlider)
     assert slider.description == "step t" and slider.max == 20
@@ -402,7 +402,7 @@ def test_squares_explorer_trains_once_a_level_and_then_answers_at_once(plane):
 
 def test_squares_explorer_in_the_browser_can_be_found(shown, plane):
     assert widgets.squares_explorer(*plane[0], LEVELS, eps=0.4) is None
-    (box,) = shown
+    box, _ = shown
     assert "squares-explorer" in box._dom_classes
     (slider,) = parts(box, ui.SelectionSlider)
     assert slider.description and slider.continuous_update
