@@ -17,7 +17,7 @@ from course_lib.exercises.source import Function
 
 
 def is_attack(f, x, y, r, eps):
-    """Whether r, of size eps at most, makes an image x with label y adversarial."""
+    """Whether r is an attack of size eps at most on the image x with label y."""
     x_adv = x + r
     small = r.abs().max() <= eps
     image = x_adv.min() >= 0 and x_adv.max() <= 1
@@ -110,16 +110,16 @@ EXERCISES = [
         title="is it an attack?",
         stub='''
 def is_attack(f, x, y, r, eps):
-    """Whether r, of size eps at most, makes an image x with label y adversarial."""
-    # x and r: [channels, rows, columns]. f(x) is the name that the network gives to x.
+    """Whether r is an attack of size eps at most on the image x with label y."""
+    # x and r: [colours, rows, columns]. f(x) is the name that the network gives to x.
     return False
 ''',
         solution=is_attack,
         hints=(
             "Read the definition aloud and count its conditions. Which of them speak about r, "
             "which about the picture x + r, and which about names?",
-            "The size: `r.abs().max()`. An image: the smallest and the largest entry of `x + r` "
-            "lie in [0, 1]. The names: `f(x)` and `f(x + r)`, each compared with `y`.",
+            "The size: can an entry of r be negative? An image: where must all entries of "
+            "`x + r` lie? The names: which of `f(x)` and `f(x + r)` must be `y`?",
             "Write the four conditions on four lines and join them by `and`. Then try three cases "
             "by hand: the largest entry of |r| is exactly eps; an entry of x + r is below 0; the "
             "network misnames x already.",

@@ -283,8 +283,8 @@ def advance(x_t, gradient, x, alpha, eps):
             "`x_t + alpha * gradient.sign()`.",
             "The ball around $x$ in $l_\\infty$ is an interval for every pixel, from `x - eps` to "
             "`x + eps`. `torch.clamp(values, low, high)` takes tensors as limits.",
-            "Two lines: `x_new = x_t + alpha * gradient.sign()`, then clamp `x_new` to "
-            "`x - eps`, `x + eps`, and that to 0 and 1.",
+            "Two clamps: first the interval of each pixel, then 0 and 1. Which image is the "
+            "centre of that interval in every step?",
         ),
         praise="Ball and box are both intervals for every pixel, so in l_inf two clamps are the "
                "exact projection.",
@@ -308,8 +308,8 @@ def pgd_repaired(model, x, y, eps, steps, generator):
             "It should never exceed eps.",
             "One bug is in the start: from which distribution does `randn` draw, and does it have "
             "an edge? The other is in the projection: a ball has a centre.",
-            "The start: `(2 * torch.rand(…) - 1) * eps` is uniform in [-eps, eps]. The projection: "
-            "the limits are `x - eps` and `x + eps`, around the clean image in every step.",
+            "The start: `torch.rand` draws from [0, 1]; stretch and shift it to [-eps, eps]. The "
+            "projection: which image stays where it is while `x_t` walks?",
         ),
         praise="A ball whose centre walks along is no ball, and success rates made with it are "
                "worth nothing.",
@@ -336,8 +336,8 @@ def best_of_restarts(model, x, y, eps, steps, restarts, generator):
             "paper: its first start succeeds, its second fails. What is returned?",
             "And when is `hit` computed? Follow `steps = 1`: which image is judged, and which one "
             "is returned?",
-            "Judge after the inner loop, so that the last step counts; and let `torch.where` fall "
-            "back on `x_adv`, which holds the earlier successes, instead of `x`.",
+            "After which line is `x_t` final? And which variable holds the earlier successes when "
+            "a later start fails?",
         ),
         praise="Once fooled, always fooled: worst cases are kept image by image, and the last step "
                "counts like any other.",
@@ -354,11 +354,11 @@ def break_shield(model, x, y, eps, generator):
             "PGD can only follow the gradient it gets. Print "
             "`input_gradient(model, x, y).abs().max()` for a few digits; then look at `model(x)`: "
             "how large are the logits?",
-            "The cross-entropy's gradient with respect to the logits is softmax minus one-hot. "
-            "What is the softmax of logits hundreds apart, in float32? Climb something that has "
-            "no softmax in it.",
-            "`pgd` takes a `loss`. `course_lib.losses.margin` is the best wrong logit minus the "
-            "right one: `pgd(model, x, y, eps=eps, steps=20, loss=margin, generator=generator)`.",
+            "The gradient of the cross-entropy with respect to the logits is the softmax minus a "
+            "vector that is 1 at the label and 0 elsewhere. What is the softmax of logits hundreds "
+            "apart, in float32?",
+            "Climb something that has no softmax in it: `pgd` takes a `loss`. Which quantity of "
+            "this lesson is a plain difference of two logits?",
         ),
         praise="The shield stopped the attack that was tried, and no attacker.",
     ),

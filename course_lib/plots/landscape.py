@@ -104,7 +104,7 @@ def loss_landscape(
             surface(lambda points: (plane.images(points) - plane.x).flatten(1).abs().amax(1), u, v)]
     fig = loss_plane(u, v, grid[0].cpu(), path=path, title=title,
                      xlabel="$l_2$ distance along the one step of FGSM",
-                     ylabel="$l_2$ distance across it")
+                     ylabel="$l_2$ distance at right angles to FGSM")
     axis = fig.axes[0]
     fig.axes[1].set_ylabel("margin: best wrong - right logit")
     lines: tuple[tuple[str, Tensor, float, str, Any], ...] = (
