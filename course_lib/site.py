@@ -23,10 +23,11 @@ API = [
     "datasets", "models", "norms", "losses", "gradients", "iterate", "attacks.fgsm",
     "attacks.lbfgs", "attacks.pgd", "attacks.apgd", "attacks.ddn", "attacks.momentum",
     "attacks.jsma", "attacks.one_pixel", "attacks.square", "attacks.patch", "attacks.dag",
-    "windows", "evolution", "encodings", "fooling", "evaluation", "sanity", "scoreboard",
-    "smoothing", "training", "distributed", "cards", "scenes", "segmentation", "detection",
-    "passages", "reading", "kernels", "kernels.launch", "kernels.steps", "kernels.graph",
-    "kernels.pixels", "kernels.cppn", "plots", "widgets", "questions", "exercises", "runtime",
+    "changes", "windows", "evolution", "encodings", "fooling", "evaluation", "sanity",
+    "scoreboard", "smoothing", "training", "distributed", "cards", "scenes", "segmentation",
+    "detection", "passages", "reading", "kernels", "kernels.launch", "kernels.steps",
+    "kernels.graph", "kernels.pixels", "kernels.cppn", "plots", "widgets", "questions",
+    "exercises", "runtime",
 ]
 TITLE = "Fooling convolutional networks"
 CONFIG = {

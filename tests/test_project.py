@@ -19,10 +19,11 @@ PACKAGE = ROOT / "course_lib"
 # Who may import whom: each module only what stands above it.
 ORDER = [
     "files", "runtime", "norms", "losses", "kernels", "gradients", "windows", "iterate",
-    "evolution", "attacks", "models", "datasets", "scenes", "passages", "evaluation", "sanity",
-    "scoreboard", "smoothing", "encodings", "fooling", "cards", "distributed", "training",
-    "segmentation", "detection", "reading", "plots", "widgets", "questions", "exercises",
-    "outputs", "covers", "pages", "run", "editions", "slideshow", "address", "site", "everywhere",
+    "evolution", "attacks", "changes", "models", "datasets", "scenes", "passages", "evaluation",
+    "sanity", "scoreboard", "smoothing", "encodings", "fooling", "cards", "distributed",
+    "training", "segmentation", "detection", "reading", "plots", "widgets", "questions",
+    "exercises", "outputs", "covers", "pages", "run", "editions", "slideshow", "address",
+    "site", "everywhere",
 ]
 # plots draws tensors: it knows norms and data, but no attack and no judge.
 FORBIDDEN = {"plots": {"attacks", "evaluation", "sanity", "scoreboard", "smoothing", "training",

@@ -381,10 +381,10 @@ def p_norm(delta, p):
         hints=(
             "After `flatten(1)` an image is one row. A sum over dimension 1, `sum(1)`, adds up "
             "the entries of each image and leaves one number per image.",
-            "l_0 counts: `(size != 0)` is 1 where an entry is not zero. l_inf is the largest entry "
-            "of a row: `amax(1)`.",
-            "The last line is the formula from left to right: `size.pow(p)`, then `.sum(1)`, then "
-            "`.pow(1 / p)`.",
+            "l_0 counts: compare `size` with 0, then add up. l_inf is the largest entry of a row; "
+            "`max(1)` returns a pair, and you need its values only.",
+            "The last line is the formula from the inside out: power, sum over dimension 1, "
+            "root. In code a p-th root is a power, too.",
         ),
         diagnose=_NORMS,
         praise="The library's version does one thing more, which exercise 1.2 is about.",
@@ -404,8 +404,8 @@ def p_norm_large(delta, p):
             "power, and multiply by it after the root.",
             "Divide each image by its own largest entry, `size.amax(1)`: then the terms lie "
             "between 0 and 1, and one of them is exactly 1.",
-            "Mind a picture of zeros: `largest = torch.where(largest > 0, largest, 1.0)`, then "
-            "`largest * (size / largest[:, None]).pow(p).sum(1).pow(1 / p)`.",
+            "A picture of zeros has the largest entry 0, and 0 / 0 is NaN: divide by 1 there, for "
+            "instance with `torch.where`.",
         ),
         diagnose=_LARGE_P,
         praise="The same trick, dividing out the largest, saves the softmax from overflow.",
@@ -424,8 +424,8 @@ def project_l2(x_new, x, eps):
             "The ball lies around x, not around 0. Work with r = x_new - x and add x at the end.",
             "One length per image: `r.flatten(1).norm(dim=1).view(-1, 1, 1, 1)`. What is shorter "
             "than eps keeps its length.",
-            "The factor is min(1, eps / length), in code `(eps / length).clamp(max=1)`; then "
-            "`(x + factor * r).clamp(0, 1)`.",
+            "The factor is min(1, eps / length): `clamp` can do that. The box comes last, on the "
+            "image and not on r.",
         ),
         diagnose=_PROJECTION_L2,
         praise="These are the lines that keep an l_2 attack honest after every step.",

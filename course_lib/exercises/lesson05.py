@@ -297,8 +297,8 @@ def black_box_success(model, x, x_adv, y):
             "x_adv?",
             "`evaluation.predict(model, x).labels` gives the predicted classes. The images that "
             "count are those where it equals y.",
-            "Index the second answer with the first: `wrong_after[right_before]`, then the mean "
-            "of it as a float.",
+            "Both are tensors of True and False. `a[b]` keeps the entries of a where b is True. "
+            "The mean of True and False needs `.float()`.",
         ),
         diagnose=_SUCCESS,
         praise="Without the first filter, a weak network makes every attack look strong.",
@@ -321,7 +321,7 @@ def repaired(model, x, y, eps):
         hints=(
             "Everything about ball and box is right. Read the line that changes g.",
             "A pixel with gradient 0.000001 and one with gradient 1: how much does each add to g?",
-            "Only the step takes a sign. In g belongs the gradient, divided by its l_1 norm.",
+            "Write the line below the formula for g_(t+1): what is in one and not in the other?",
         ),
         diagnose=_REPAIRED,
         praise="The bug left an attack that works, only less well: a test of success alone would "
