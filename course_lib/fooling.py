@@ -49,7 +49,7 @@ def evolve(
     generator = generator or runtime.generator(0)
     device = device_of(model)
     with frozen(model), torch.no_grad():
-        for generation in range(generations):
+        for generation in runtime.progress(range(generations), "generations"):
             if archive is None:
                 genomes = encoding.start(children, generator).to(device)
                 _check_classes(model, encoding, genomes, torch.tensor([classes - 1]), classes)

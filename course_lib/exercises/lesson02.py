@@ -300,8 +300,8 @@ def compete(champions, scores, children, child_scores):
             "For each class: which child is best at it, and is that child better than the "
             "champion?",
             "`best, index = child_scores.max(0)` answers the first question for all classes.",
-            "`better = best > scores`. Then torch.where twice: `better.view(-1, 1, 1, 1)` fits "
-            "images, `better` fits scores.",
+            "torch.where keeps the champion where no child is better. For images its condition "
+            "needs the shape [classes, 1, 1, 1].",
         ),
         diagnose=_COMPETE,
         praise="A child of the champion for 3 may become the champion for 8: that is the trick.",
@@ -338,7 +338,7 @@ def takes_for_a_digit(logits, threshold):
             "Think of an image that the network calls \"none of these\" with 99 %. What does the "
             "function say about it?",
             "The ten numbers p add up to one. Should they, when there are eleven classes?",
-            "Take the softmax of all eleven logits, then look at the first ten probabilities.",
+            "The line with the softmax does two things. Which of them has to come first?",
         ),
         diagnose=_DIGIT,
         praise="Cut off before the softmax, the answer \"none of these\" cannot be heard.",

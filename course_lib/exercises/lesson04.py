@@ -279,8 +279,8 @@ def advance(x_t, gradient, x, alpha, eps):
     return x_t
 ''',
         hints=(
-            "The step is that of FGSM, only shorter, and it starts where the last one ended: "
-            "`x_t + alpha * gradient.sign()`.",
+            "The step is that of FGSM, only shorter. From which image does it start, and how long "
+            "is it?",
             "The ball around $x$ in $l_\\infty$ is an interval for every pixel, from `x - eps` to "
             "`x + eps`. `torch.clamp(values, low, high)` takes tensors as limits.",
             "Two clamps: first the interval of each pixel, then 0 and 1. Which image is the "
